@@ -66,19 +66,19 @@ func TestKilledDaemonsLeaveNoSession(t *testing.T) {
 
 	// Several in a row leave several, where the HMC refuses to log them off.
 	sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultStatus, Operation: "logoff", Status: 500, Reason: 1})
-	for range 5 {
+	for range 3 {
 		p := life()
 		loggedOn()
 		kill(p)
 	}
-	if n := sim.Sessions(); n != 5 || len(notedSessions(t, data)) != 5 {
+	if n := sim.Sessions(); n != 3 || len(notedSessions(t, data)) != 3 {
 		t.Fatalf("%d sessions were left, %d are noted", n, len(notedSessions(t, data)))
 	}
 	sim.ClearRESTFaults()
 
 	random := rand.New(rand.NewPCG(1, uint64(time.Now().UnixNano())))
 	early := 0
-	for n := range 12 {
+	for n := range 8 {
 		p := life()
 		if n%4 == 3 { // at any moment, while it starts too
 			early++

@@ -105,6 +105,7 @@ func TestLettersOverBadNetwork(t *testing.T) {
 	kept := map[string]bool{} // false: it is gone
 	for end, i := time.Now().Add(3*time.Second), 0; time.Now().Before(end) || len(kept) == 0; i++ {
 		event := fmt.Sprint(i)
+		time.Sleep(pause(t) / 2)
 		if l.Put(queue.DeadLetter{Sink: "s", EventID: event, Data: make([]byte, i%3*inlineBytes)}) != nil {
 			continue
 		}
@@ -122,6 +123,7 @@ func TestLettersOverBadNetwork(t *testing.T) {
 	}
 	close(stop)
 	work.Wait()
+	t.Logf("%d letters were kept", len(kept))
 	l = openLetters(t, connect(t, "x", 1, url))
 	found := map[string]int{}
 	all, err := l.List(queue.DeadLetterFilter{})

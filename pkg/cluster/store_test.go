@@ -322,6 +322,7 @@ func TestTwoWriters(t *testing.T) {
 		}
 		writers.Go(func() { // groups in several parts
 			for put(on, queue.Batch{Records: [][]byte{make([]byte, 700<<10)}}) == nil {
+				time.Sleep(4 * pause(t))
 			}
 		})
 		time.Sleep(200 * time.Millisecond) // so long it is alone

@@ -130,13 +130,31 @@ func TestReadAlong(t *testing.T) {
 	if at := newCursor(t, next, "c"); at.Acked() != last {
 		t.Errorf("the position is %d instead of %d", at.Acked(), last)
 	}
-	for seq, text := range want {
+	reads := func(seq uint64, many int) int {
 		r := next.Reader(seq, false)
-		records, err := r.Poll(1, 0)
-		r.Close()
-		if first, _ := next.Bounds(); seq >= first && (err != nil || len(records) != 1 || string(records[0].Data) != text) {
-			t.Errorf("record %d: %v", seq, err)
+		defer r.Close()
+		n := 0
+		for n < many {
+			records, err := r.Poll(many-n, 0)
+			if err != nil || len(records) == 0 {
+				t.Fatalf("record %d: %v", seq+uint64(n), err)
+			}
+			for _, record := range records {
+				if at := seq + uint64(n); record.Seq != at || string(record.Data) != want[at] {
+					t.Fatalf("record %d is %d, %.20q instead of %.20q", at, record.Seq, record.Data, want[at])
+				}
+				n++
+			}
 		}
+		return n
+	}
+	begin, _ := next.Bounds()
+	there := len(want) + 1 - int(begin)
+	if there <= 0 || reads(begin, there) != there {
+		t.Errorf("from %d on there are %d", begin, there)
+	}
+	for range 40 { // from anywhere
+		reads(begin+uint64(random.IntN(there)), 1)
 	}
 }
 

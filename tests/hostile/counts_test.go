@@ -20,7 +20,7 @@ import (
 // count, the state says that there are more, and notifications go on.
 func TestMoreThanThereCanBe(t *testing.T) {
 	soak.Parallel(t)
-	many := soak.Count(t, "LISTED", 50_000, 150_000)
+	many := soak.Count(t, "LISTED", 25_000, 150_000)
 	for what, test := range map[string]struct {
 		path, member, uri string
 		n                 int

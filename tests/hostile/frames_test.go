@@ -90,38 +90,38 @@ func TestOneFrameOfManyParts(t *testing.T) {
 // Six HMCs send bodies as large as they may be at the same time, and larger ones: 1.3 GiB was the result. What is taken is
 // stored, what is not is counted, and the others go on.
 func TestLargeBodies(t *testing.T) {
-	const mib = 1 << 20
+	const mib, hmcs = 1 << 20, 6
 	fill := func(n int, with string) string { return strings.Repeat(with, n/len(with)) }
-	for name, test := range map[string]struct {
-		body string
-		lost bool // it ends the link
+	cfg := "hmcs:\n"
+	var sims []*hmcsim.HMC
+	for i := range hmcs {
+		sim := hmctest.Start(t, hmcsim.Options{Name: fmt.Sprint("hmc", i), Partitions: 1})
+		sims = append(sims, sim)
+		cfg += hmctest.Entry(t, sim, "")
+	}
+	good := hmctest.Start(t, hmcsim.Options{Name: "good", Rate: 20})
+	cfg += hmctest.Entry(t, good, "") + "sinks:\n- {name: none, log: {output: /dev/null}}\n"
+	v := start(t, daemon.Options{Config: cfg})
+	v.AwaitReady(t, within)
+	rounds := soak.Count(t, "LARGE_BODIES", 1, 100)
+	headers := []hmcsim.Header{
+		{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"}, {Name: "object-uri", Value: "/api/partitions/p"},
+	}
+	sent := make([]int, hmcs) // of the forms so far
+	for _, form := range []struct {
+		name, body string
+		lost       bool // it ends the link
 	}{
-		"as they may be":            {body: `{"change-reports":["` + fill(4*mib-64, "x") + `"]}`},
-		"all escaped":               {body: `{"change-reports":["` + fill(4*mib-64, "\u009b") + `"]}`},
-		"much white space":          {body: `{"change-reports":[` + fill(4*mib-64, " \n") + `]}`},
-		"empty objects":             {body: `{"change-reports":[{}` + fill(4*mib-64, ",{}") + `]}`},
-		"no JSON":                   {body: fill(4*mib-64, "\x01")},
-		"no UTF-8":                  {body: `{"change-reports":["` + fill(4*mib-64, "\xff") + `"]}`},
-		"sixteen times as they may": {body: fill(63*mib, "x"), lost: true},
+		{name: "as they may be", body: `{"change-reports":["` + fill(4*mib-64, "x") + `"]}`},
+		{name: "all escaped", body: `{"change-reports":["` + fill(4*mib-64, "\u009b") + `"]}`},
+		{name: "much white space", body: `{"change-reports":[` + fill(4*mib-64, " \n") + `]}`},
+		{name: "empty objects", body: `{"change-reports":[{}` + fill(4*mib-64, ",{}") + `]}`},
+		{name: "no JSON", body: fill(4*mib-64, "\x01")},
+		{name: "no UTF-8", body: `{"change-reports":["` + fill(4*mib-64, "\xff") + `"]}`},
+		{name: "larger than they may", body: fill(soak.Count(t, "TOO_LARGE_MIB", 9, 63)*mib, "x"), lost: true},
 	} {
-		t.Run(name, func(t *testing.T) {
-			const hmcs = 6
-			cfg := "hmcs:\n"
-			var sims []*hmcsim.HMC
-			for i := range hmcs {
-				sim := hmctest.Start(t, hmcsim.Options{Name: fmt.Sprint("hmc", i), Partitions: 1})
-				sims = append(sims, sim)
-				cfg += hmctest.Entry(t, sim, "")
-			}
-			good := hmctest.Start(t, hmcsim.Options{Name: "good", Rate: 20})
-			cfg += hmctest.Entry(t, good, "") + "sinks:\n- {name: none, log: {output: /dev/null}}\n"
-			v := start(t, daemon.Options{Config: cfg})
-			v.AwaitReady(t, within)
-			rounds := soak.Count(t, "LARGE_BODIES", 1, 100)
-			headers := []hmcsim.Header{
-				{Name: "notification-type", Value: "property-change"}, {Name: "class", Value: "partition"}, {Name: "object-uri", Value: "/api/partitions/p"},
-			}
-			sent, body := make([]int, hmcs), []byte(test.body)
+		t.Run(form.name, func(t *testing.T) {
+			body := []byte(form.body)
 			var all sync.WaitGroup
 			for i, sim := range sims {
 				all.Go(func() {
@@ -141,21 +141,22 @@ func TestLargeBodies(t *testing.T) {
 					switch {
 					case errors.Join(err, err2, err3) != nil:
 						return errors.Join(err, err2, err3)
-					case test.lost && again == 0, !test.lost && stored+missed < float64(sent[i]):
+					case form.lost && again == 0, !form.lost && stored+missed < float64(sent[i]):
 						return fmt.Errorf("%s: %v stored, %v missed, %d sent, %v reconnects", name, stored, missed, sent[i], again)
-					case !test.lost && again > 0:
+					case !form.lost && again > 0:
 						t.Errorf("%s: the link was lost", name)
 					}
 					return nil
 				})
 			}
-			t.Logf("%v sent; %v stored, %v missed", sent, v.Metric(t, "hmcnotifyd_events_total", "type", "property-change"), v.Metric(t, "hmcnotifyd_notifications_missed_total"))
-			if missed := v.Metric(t, "hmcnotifyd_notifications_missed_total", "hmc", "good"); missed > 0 {
-				t.Errorf("%v notifications of an HMC that does nothing wrong were missed", missed)
-			}
-			v.end(t)
+			t.Logf("%v sent; %v stored, %v missed; peak of memory: %d MiB", sent, v.Metric(t, "hmcnotifyd_events_total", "type", "property-change"),
+				v.Metric(t, "hmcnotifyd_notifications_missed_total"), v.peak()>>20)
 		})
 	}
+	if missed := v.Metric(t, "hmcnotifyd_notifications_missed_total", "hmc", "good"); missed > 0 {
+		t.Errorf("%v notifications of an HMC that does nothing wrong were missed", missed)
+	}
+	v.end(t)
 }
 
 // SIGTERM ends the daemon while HMCs send more than it can take, and what it has counted is stored. Without a pause they would
@@ -163,6 +164,8 @@ func TestLargeBodies(t *testing.T) {
 // memory of this process.
 func TestEndsUnderAttack(t *testing.T) {
 	pause := time.Duration(soak.Count(t, "ATTACK_PAUSE_MS", 50, 0)) * time.Millisecond
+	hmcs := soak.Count(t, "ATTACK_HMCS", 2, 4)
+	stored := float64(soak.Count(t, "ATTACK_STORED", 4, 20)) // when SIGTERM comes
 	const mib = 1 << 20
 	ahead := soak.Count(t, "ATTACK_AHEAD_MB", 16, 256) * mib
 	for name, body := range map[string][]byte{
@@ -180,7 +183,7 @@ func TestEndsUnderAttack(t *testing.T) {
 			var attack sync.WaitGroup
 			ended := make(chan struct{})
 			var sims []*hmcsim.HMC
-			for i := range 4 {
+			for i := range hmcs {
 				sim := hmctest.Start(t, hmcsim.Options{Name: fmt.Sprint("hmc", i), Partitions: 1})
 				sims = append(sims, sim)
 				cfg += hmctest.Entry(t, sim, "")
@@ -203,11 +206,17 @@ func TestEndsUnderAttack(t *testing.T) {
 				})
 			}
 			v.Process.Await(t, within, func() error {
-				if got := v.Metric(t, "hmcnotifyd_events_total"); got < 20 {
-					return fmt.Errorf("%v events are stored", got)
+				got, err := daemon.Metric(v.Metrics(t), "hmcnotifyd_events_total", "type", headers[0].Value)
+				if err == nil && got < stored {
+					err = fmt.Errorf("%v events are stored", got)
 				}
-				return nil
+				return err
 			})
+			waiting := int64(0)
+			for _, sim := range sims {
+				waiting += int64(sim.Broker().Waiting())
+			}
+			t.Logf("%d MiB wait for the daemon to read", waiting>>20)
 			v.end(t)
 			close(ended)
 			attack.Wait()

@@ -206,11 +206,13 @@ func (p *Process) state() string {
 }
 
 // Await polls until cond returns nil. The test fails with cond's last error
-// after the given time.
+// after the given time. What takes long, and an answer that does, is asked for
+// less often, so that what is waited for has most of the processors.
 func Await(tb testing.TB, within time.Duration, cond func() error) {
 	tb.Helper()
 	start := time.Now()
 	for {
+		asked := time.Now()
 		err := cond()
 		if err == nil {
 			return
@@ -219,8 +221,7 @@ func Await(tb testing.TB, within time.Duration, cond func() error) {
 		if waited > within {
 			tb.Fatalf("not within %v: %v", within, err)
 		}
-		// The programs that are waited for need the processor: what takes long is looked at less often.
-		time.Sleep(min(max(waited/20, 10*time.Millisecond), 200*time.Millisecond))
+		time.Sleep(min(max(10*time.Millisecond, waited/20, 4*time.Since(asked)), 200*time.Millisecond))
 	}
 }
 
