@@ -47,7 +47,8 @@ func TestBodyThatIsNotUTF8IsCounted(t *testing.T) {
 		{Name: "object-uri", Value: "/api/partitions/P"},
 	}, `{"os-messages":[{"sequence-number":1,"message-text":"A"},{"sequence-number":2,"message-text":"B`+"\xe9"+`"},`+
 		`{"sequence-number":3,"message-text":"C","is-held":true}]}`)
-	d.eventually("three events", func() bool { return len(d.consumer.got()) == 3 })
+	// Nobody knows the partition: sooner or later a fourth one says that the prompt is gone.
+	d.eventually("three events", func() bool { return len(d.consumer.got()) >= 3 })
 	all := d.consumer.got()
 	if text := event.String(event.Member(all[1].Body, "message-text")); text != "B\uFFFD" || all[2].Severity != event.SeverityWarning {
 		t.Errorf("%q, %s", text, all[2].Severity)

@@ -709,6 +709,8 @@ type collected struct {
 	mu     sync.Mutex
 	events []*event.Event
 	answer func(events []*event.Event) error
+	// refusal is the answer to whatever comes, which is not even read
+	refusal error
 	// each judges the events one by one; nil: answer does
 	each func(events []*event.Event) []error
 }
@@ -716,6 +718,9 @@ type collected struct {
 func (c *collected) Send(_ context.Context, records []event.Record) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.refusal != nil {
+		return c.refusal
+	}
 	var events []*event.Event
 	for _, r := range records {
 		e, err := r.Event()
@@ -762,7 +767,13 @@ func (c *collected) got() []*event.Event {
 func (c *collected) answers(answer func(events []*event.Event) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.answer = answer
+	c.answer, c.refusal = answer, nil
+}
+
+func (c *collected) refuses(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refusal = err
 }
 
 // unavailable is the answer of a consumer in trouble.
@@ -1108,7 +1119,7 @@ func testFloodQueueLimits(t *testing.T) {
 
 	// All of it, in a lane.
 	s = newFixture(t)
-	s.consumer.answers(func([]*event.Event) error { return unavailable })
+	s.consumer.refuses(unavailable)
 	s.run(config.Flood{Window: 100 * time.Millisecond, Min: 3}, 4)
 	s.store(downs(0, 5)...)
 	s.eventually("it fails", s.failing)

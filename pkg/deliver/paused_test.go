@@ -167,7 +167,7 @@ func TestPauseEndsWithATest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newFixture(t)
-		s.consumer.answers(func([]*event.Event) error { return unauthorized })
+		s.consumer.refuses(unauthorized)
 		s.runWith(config.Flood{}, "concurrency: 4, retry: {initial: 1h, max: 1h}")
 		for i := range 20 {
 			s.store(another(event.TypeOSMessage, i))
@@ -197,7 +197,7 @@ func TestTurnOfAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newFixture(t)
 		s.consumer.atOnce = 1
-		s.consumer.answers(func([]*event.Event) error { return unauthorized })
+		s.consumer.refuses(unauthorized)
 		s.runWith(config.Flood{}, "concurrency: 4, retry: {initial: 1s, max: 1s, max_age: 1h}")
 		for i := range 8 {
 			s.store(another(event.TypeOSMessage, i))
@@ -425,7 +425,7 @@ func TestReplayToAPausedSink(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := newFixture(t)
-		s.consumer.answers(func([]*event.Event) error { return unauthorized })
+		s.consumer.refuses(unauthorized)
 		s.runWith(config.Flood{}, "concurrency: 1")
 		letter := event.NewRecord(another(event.TypeOSMessage, 1))
 		v, err := s.delivery.Resend(t.Context(), []event.Record{letter})

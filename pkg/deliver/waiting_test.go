@@ -40,7 +40,7 @@ func TestWaitingTakesNoMemory(t *testing.T) {
 				kept   = 8 << 20 // what has been read, and the queue's own
 			)
 			s := newFixture(t)
-			s.consumer.answers(func([]*event.Event) error { return unavailable })
+			s.consumer.refuses(unavailable)
 			s.runWith(config.Flood{Window: neverEnds, Min: 100}, c.settings+", retry: {initial: 1ms, max: 2ms}")
 			s.store(another(event.TypeOSMessage, 0))
 			s.eventually("it fails", s.failing)

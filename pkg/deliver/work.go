@@ -288,13 +288,12 @@ func (w *work) takeOld(isOld func(*item) bool, limit int) (old []item) {
 	defer w.mu.Unlock()
 	for _, q := range w.queues {
 		n := 0
-		for _, it := range q.rest() {
-			if len(old) == limit || !isOld(&it) {
-				break
-			}
-			old = append(old, it)
-			w.held -= len(it.record.JSON)
-			n++
+		for items := q.rest(); n < len(items) && len(old) < limit && isOld(&items[n]); n++ {
+			old = append(old, items[n])
+			w.held -= len(items[n].record.JSON)
+		}
+		if n == 0 {
+			continue
 		}
 		q.drop(n)
 		w.left -= n

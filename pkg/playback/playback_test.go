@@ -60,6 +60,9 @@ type daemon struct {
 	cancel context.CancelFunc
 	done   chan error
 	once   sync.Once
+	// known has what was read of the file, which tests look at again and again; read is its length.
+	known []event.Event
+	read  int
 }
 
 func start(t *testing.T, h ports, userid, password string, tap watch.Tap) *daemon {
@@ -126,8 +129,7 @@ func (d *daemon) all() []event.Event {
 	if err != nil && !os.IsNotExist(err) {
 		d.t.Fatal(err)
 	}
-	var all []event.Event
-	for line := range bytes.Lines(data) {
+	for line := range bytes.Lines(data[d.read:]) {
 		if !bytes.HasSuffix(line, []byte("\n")) {
 			break
 		}
@@ -135,9 +137,9 @@ func (d *daemon) all() []event.Event {
 		if err := json.Unmarshal(line, &e); err != nil {
 			d.t.Fatal(err)
 		}
-		all = append(all, e)
+		d.known, d.read = append(d.known, e), d.read+len(line)
 	}
-	return all
+	return slices.Clone(d.known)
 }
 
 // count returns how many events of a type there are.
