@@ -26,6 +26,10 @@ S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/storage/... ./pkg/disk
 # The packages with tests whose size tests/soak decides.
 SOAK_PACKAGES = $(addprefix ./,$(filter-out tests/soak/,$(sort $(dir $(shell grep -rl --include='*_test.go' '/tests/soak"' tests pkg cmd)))))
 
+# Tests keep little in memory and make much garbage, as do compiler, linker and linters: a fifth of the
+# processor goes into collecting it as often as a small program should. Programs that tests start do that
+# as they do elsewhere.
+
 # For example: make test TESTFLAGS='-run Reconnect -v'
 TESTFLAGS ?=
 # Most tests wait more than they compute: there are more at a time, of packages
@@ -114,11 +118,11 @@ image: ## Build the container image hmcnotifyd:VERSION with docker, podman or bu
 
 .PHONY: test
 test: ## Run the tests; needs nothing but Go
-	$(GO) test $(PARALLEL) $(TESTFLAGS) $(TEST_FIRST) ./...
+	GOGC=$(or $(GOGC),400) $(GO) test $(PARALLEL) $(TESTFLAGS) $(TEST_FIRST) ./...
 
 .PHONY: test-race
 test-race: ## Run the tests under the race detector; needs a C compiler
-	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),50) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) $(TEST_FIRST) ./...
+	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),50) GOGC=$(or $(GOGC),200) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) $(TEST_FIRST) ./...
 
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
@@ -160,7 +164,7 @@ docs: ## Write the references in docs/ that are made from the code
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters and check the formatting
-	$(BIN)/golangci-lint run --allow-parallel-runners ./...
+	GOGC=$(or $(GOGC),200) $(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: vuln
 vuln: $(BIN)/govulncheck ## Ask the Go vulnerability database (vuln.go.dev, or GOVULNDB) about what the program uses

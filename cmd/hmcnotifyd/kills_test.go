@@ -21,7 +21,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
-	freeports "github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
+	started "github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/soak"
 )
 
@@ -369,5 +369,5 @@ func startEast(t *testing.T) *hmcsim.HMC {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	return fmt.Sprintf("127.0.0.1:%d", freeports.FreePort(t))
+	return fmt.Sprintf("127.0.0.1:%d", started.FreePort(t))
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/output"
+	started "github.com/hmcnotifyd/hmcnotifyd/tests/real/program"
 )
 
 // beProgram makes the test binary be the program: tests start it as users do, as a process of its
@@ -82,7 +83,7 @@ func startReading(t *testing.T, stdin, stdout, stderr *os.File, env []string, ar
 	}
 	p := &program{t: t, out: new(output.Buffer), exited: make(chan struct{})}
 	p.cmd = exec.CommandContext(context.WithoutCancel(t.Context()), exe, args...)
-	p.cmd.Env = append(append(os.Environ(), beProgram+"=1"), env...)
+	p.cmd.Env = append(append(started.Environ(), beProgram+"=1"), env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	if stdin != nil {
 		p.cmd.Stdin = stdin

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,7 +88,7 @@ func Start(tb testing.TB, opts Options) *Process {
 	// stop the program in their own way.
 	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), opts.Path, opts.Args...)
 	cmd.Dir = opts.Dir
-	cmd.Env = append(os.Environ(), opts.Env...)
+	cmd.Env = append(Environ(), opts.Env...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	if opts.Stdout != nil {
 		cmd.Stdout = opts.Stdout
@@ -203,6 +204,11 @@ func (p *Process) state() string {
 	default:
 		return "running"
 	}
+}
+
+// Environ is the environment for a program: without GOGC, which make sets for the tests alone.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "GOGC=") })
 }
 
 // Await polls until cond returns nil. The test fails with cond's last error
