@@ -35,9 +35,11 @@ TESTFLAGS ?=
 # Most tests wait more than they compute: there are more at a time, of packages
 # and in each, than there are cores.
 CORES     := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-PARALLEL  ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
+PARALLEL  ?= -p $(shell echo $$((3 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
 # The packages whose tests take longest begin first: none of them is still at it when all others are done.
-TEST_FIRST = $(addprefix ./,tests/hostile pkg/bridge tests/histories cmd/hmcnotifyd pkg/cluster pkg/playback pkg/sinks)
+TEST_FIRST = $(addprefix ./,tests/hostile pkg/bridge pkg/sinks pkg/cluster cmd/hmcnotifyd pkg/playback pkg/record pkg/queue tests/histories pkg/hmc pkg/receiver tests/upgrade pkg/deliver)
+# Where they start real programs, these compute as well.
+PARALLEL_REAL ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
 # Under the race detector they compute more, and in an emulator.
 PARALLEL_RACE ?= -p $(CORES) -parallel $(shell echo $$((2 * $(CORES))))
 
@@ -122,7 +124,7 @@ test: ## Run the tests; needs nothing but Go
 
 .PHONY: test-race
 test-race: ## Run the tests under the race detector; needs a C compiler
-	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),50) GOGC=$(or $(GOGC),200) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) $(TEST_FIRST) ./...
+	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),35) GOGC=$(or $(GOGC),200) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) $(TEST_FIRST) ./...
 
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
@@ -134,7 +136,7 @@ test-real: build ## Run the tests against real programs and on s390x; as root it
 # by the flags of this make.
 .PHONY: real-programs real-s390x
 real-programs:
-	MAKEFLAGS= HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL) -timeout 40m -run '$(call tests_in,$(filter-out $(MEASURING),$(REAL_FILES)))' $(TESTFLAGS) $(REAL_PACKAGES)
+	MAKEFLAGS= HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL_REAL) -timeout 40m -run '$(call tests_in,$(filter-out $(MEASURING),$(REAL_FILES)))' $(TESTFLAGS) $(REAL_PACKAGES)
 
 real-s390x:
 	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL_RACE) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)

@@ -58,7 +58,7 @@ func seeds(t *testing.T, count int) (from, to int) {
 
 // TestHistories plays 40 histories, in `make storm` 10,000.
 func TestHistories(t *testing.T) {
-	count := soak.Count(t, "HISTORIES", 40, 10_000)
+	count := soak.Count(t, "HISTORIES", 25, 10_000)
 	from, to := seeds(t, count)
 	dir, now := scratch.Memory(t), time.Now()
 	ca, err := hmcsim.NewCA()
