@@ -41,7 +41,7 @@ TEST_FIRST = $(addprefix ./,tests/hostile pkg/bridge pkg/sinks pkg/cluster cmd/h
 # Where they start real programs, these compute as well.
 PARALLEL_REAL ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
 # Under the race detector they compute more, and in an emulator.
-PARALLEL_RACE ?= -p $(CORES) -parallel $(shell echo $$((2 * $(CORES))))
+PARALLEL_RACE ?= -p $(shell echo $$(($(CORES) + 1))) -parallel $(shell echo $$((2 * $(CORES))))
 
 BIN  := .cache/bin
 DIST := dist
@@ -136,10 +136,10 @@ test-real: build ## Run the tests against real programs and on s390x; as root it
 # by the flags of this make.
 .PHONY: real-programs real-s390x
 real-programs:
-	MAKEFLAGS= HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL_REAL) -timeout 40m -run '$(call tests_in,$(filter-out $(MEASURING),$(REAL_FILES)))' $(TESTFLAGS) $(REAL_PACKAGES)
+	MAKEFLAGS= GOGC=$(or $(GOGC),400) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL_REAL) -timeout 40m -run '$(call tests_in,$(filter-out $(MEASURING),$(REAL_FILES)))' $(TESTFLAGS) $(REAL_PACKAGES)
 
 real-s390x:
-	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL_RACE) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
+	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static GOGC=$(or $(GOGC),400) CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL_RACE) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
 
 .PHONY: storm
 storm: build ## Test the promises of docs/delivery.md in full: 200 kill -9 under load, 1,000,000 events waiting, ...; takes minutes

@@ -25,11 +25,12 @@ func Memory(t testing.TB) string {
 	return dir
 }
 
-// Fill takes all the space that is left of the file system of a directory, and returns what gives it back.
+// Fill takes all the space that is left of the file system of a directory, and returns what gives it back. Again it takes what
+// others have given back meanwhile.
 func Fill(t testing.TB, dir string) (empty func()) {
 	t.Helper()
 	path := filepath.Join(dir, "filler")
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
