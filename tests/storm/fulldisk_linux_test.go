@@ -139,7 +139,12 @@ func TestFullDisk(t *testing.T) {
 		code, body := d.Get(t, "/-/ready")
 		return code == http.StatusOK, body
 	}
-	refuses := func() bool { ok, body := ready(); return !ok && strings.Contains(body, "no space left") }
+	var asked time.Time // when it was asked last whether it refuses writes
+	refuses := func() bool {
+		asked = time.Now()
+		ok, body := ready()
+		return !ok && strings.Contains(body, "no space left")
+	}
 	next := 0
 	var received []window // by number, the first is 0
 	publish := func(n int) {
@@ -154,7 +159,8 @@ func TestFullDisk(t *testing.T) {
 			received = append(received, w)
 		}
 	}
-	var full []window // from when there was no space until there was some again
+	var full []window       // from when there was no space until there was some again
+	var refused []time.Time // until when it refused writes, at least: what is delivered is room
 	for round := range rounds {
 		publish(300)
 		await("stored", func() bool { return stored()+metric("notifications_missed_total") == next })
@@ -173,6 +179,7 @@ func TestFullDisk(t *testing.T) {
 			}
 			await("counted", func() bool { return stored()+metric("notifications_missed_total") == next })
 		}
+		refused = append(refused, asked)
 		if delivered := count(); delivered == stored() {
 			t.Fatalf("round %d: nothing waits", round)
 		}
@@ -202,9 +209,9 @@ func TestFullDisk(t *testing.T) {
 			break
 		}
 	}
-	for _, blind := range full {
-		if !slices.ContainsFunc(gaps, func(g window) bool { return !g.to.Before(blind.to.Truncate(time.Millisecond)) && g.meets(blind) }) {
-			t.Errorf("no space in %v, and no gap of %v lasts until then", blind, gaps)
+	for i, blind := range full {
+		if !slices.ContainsFunc(gaps, func(g window) bool { return !g.to.Before(refused[i].Truncate(time.Millisecond)) && g.meets(blind) }) {
+			t.Errorf("no space in %v, writes refused until %v, and no gap of %v lasts until then", blind, refused[i], gaps)
 		}
 	}
 	for _, g := range gaps {
