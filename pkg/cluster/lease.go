@@ -166,24 +166,34 @@ func (l *Lease) Renew(ctx context.Context) (epoch uint64, err error) {
 	if l.isLost() {
 		return 0, ErrDeposed
 	}
-	if err = l.writeLocked(ctx, l.revision, l.self); err == nil {
+	switch err := l.replaceLocked(ctx, l.self); {
+	case err == nil:
 		return l.revision, nil
+	case errors.Is(err, ErrDeposed):
+		l.lose()
+		return 0, err
+	default:
+		return 0, fmt.Errorf("the lease could not be renewed: %w", err)
 	}
-	// Its answer may have been lost, or another one may have taken it.
+}
+
+// replaceLocked writes over the entry that is this lease's own. It may be another than that of the
+// last answer: one may have been lost, as where a renewal was cut short.
+func (l *Lease) replaceLocked(ctx context.Context, h Holder) error {
+	err := l.writeLocked(ctx, l.revision, h)
+	if err == nil {
+		return nil
+	}
 	holder, revision, unknown := l.look(ctx)
 	switch {
 	case unknown != nil || revision <= l.revision:
+		return err
 	case holder.ID != l.self.ID:
 		l.log.Error("another daemon has taken the lease", zap.String("host", holder.Host))
-		l.lose()
-		return 0, ErrDeposed
-	default:
-		l.revision = revision
-		if err = l.writeLocked(ctx, revision, l.self); err == nil {
-			return l.revision, nil
-		}
+		return ErrDeposed
 	}
-	return 0, fmt.Errorf("the lease could not be renewed: %w", err)
+	l.revision = revision
+	return l.writeLocked(ctx, revision, h)
 }
 
 // Keep renews the lease until ctx is done or it is lost.
@@ -255,5 +265,8 @@ func (l *Lease) release(ctx context.Context, handsOver bool) error {
 	l.lose()
 	released := l.self
 	released.Released, released.HandsOver = true, handsOver
-	return l.writeLocked(ctx, l.revision, released)
+	if err := l.replaceLocked(ctx, released); !errors.Is(err, ErrDeposed) {
+		return err
+	}
+	return nil // another one has it already
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -103,6 +104,14 @@ func TestLeaseReleased(t *testing.T) {
 	}()
 	if h := <-seen; h.Host != "a" || h.Config != "1" || h.ID != first.self.ID || h.Released {
 		t.Errorf("the holder is %+v", h)
+	}
+	// The answer to a renewal was lost.
+	entry, err := json.Marshal(first.self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.kv.Update(ctx, leaseKey, entry, first.revision); err != nil {
+		t.Fatal(err)
 	}
 	if err := first.Release(ctx); err != nil {
 		t.Fatal(err)
