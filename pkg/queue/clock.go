@@ -41,17 +41,21 @@ func (c *clock) start(stored string, segments []*storage.Segment) {
 	c.boot, c.booted = boot, c.at-int64(up)
 }
 
-func (c *clock) now() int64 { return c.at + int64(time.Since(c.began)) }
+func (c *clock) now() int64 { return c.timeOf(time.Now()) }
+
+func (c *clock) timeOf(now time.Time) int64 { return c.at + int64(now.Sub(c.began)) }
 
 // time returns a time as the machine's clock has it as it is set now. It does not follow that.
 func (c *clock) time(at int64) time.Time {
-	return time.Now().Add(time.Duration(at - c.now()))
+	now := time.Now() // once: between two readings may lie any time
+	return now.Add(time.Duration(at - c.timeOf(now)))
 }
 
 // changes returns what is to be stored with what is appended behind record end, given what is
 // stored and the first record of that.
 func (c *clock) changes(state map[string]string, first, end uint64) (ops []KeyValue) {
-	ahead := time.Duration(c.now() - time.Now().UnixNano()).Round(time.Second)
+	now := time.Now()
+	ahead := time.Duration(c.timeOf(now) - now.UnixNano()).Round(time.Second)
 	value := append(appendlog.AppendUints(nil, uint64(ahead), uint64(c.booted)), c.boot...)
 	if string(value) != state[clockKey] {
 		ops = append(ops, KeyValue{clockKey, value})
