@@ -28,16 +28,8 @@ type clock struct {
 
 // start sets the clock going: by what is stored of it, and not before the last record.
 func (c *clock) start(stored string, segments []*storage.Segment) {
-	var boot string
-	var up time.Duration
-	// Both clocks at the same moment: of some readings the one between which least time has passed.
-	for least, i := time.Hour, 0; i < 10; i++ {
-		began := time.Now()
-		b, u := uptime()
-		if took := time.Since(began); took < least {
-			least, c.began, boot, up = took, began, b, u
-		}
-	}
+	boot, now, up := uptime()
+	c.began = now
 	if c.at = c.began.UnixNano(); len(stored) > 16 && stored[16:] == boot {
 		c.at = int64(big.Uint64([]byte(stored[8:]))) + int64(up)
 	} else if len(stored) >= 16 {

@@ -5,4 +5,4 @@ package queue
 import "time"
 
 // There is no call for it.
-func uptime() (boot string, up time.Duration) { return "", 0 }
+func uptime() (boot string, now time.Time, up time.Duration) { return "", time.Now(), 0 }
