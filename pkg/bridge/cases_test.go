@@ -167,23 +167,36 @@ func (g *gate) Commit(group *queue.Group) error {
 	return g.Store.Commit(group)
 }
 
+// startGated starts a daemon whose commits pass a gate, and waits for its link.
+func startGated(t *testing.T, hmcs string) (*daemon, *gate) {
+	t.Helper()
+	g := &gate{tokens: make(chan struct{})}
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
+	d.wrap = func(s queue.Store) queue.Store { g.Store = s; return g }
+	d.start(d.config(hmcs))
+	d.connected("a")
+	return d, g
+}
+
+// flood closes the gate and publishes more than the queue takes before it holds up the loop, and more than one commit makes room
+// for.
+func (g *gate) flood(t *testing.T, sim *hmcsim.HMC) {
+	t.Helper()
+	g.closed.Store(true)
+	t.Cleanup(func() { g.closed.Store(false) })
+	for i := range 1000 {
+		publish(sim, "P", strings.Repeat("x", 16<<10)+fmt.Sprint(i))
+	}
+}
+
 // A loop that is at work on what comes, and never gets to the end of it, turns all the same: systemd must not end the daemon in
 // the middle of a storm.
 func TestBusyLoopIsAlive(t *testing.T) {
 	t.Parallel()
 	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
-	g := &gate{tokens: make(chan struct{})}
-	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
-	d.wrap = func(s queue.Store) queue.Store { g.Store = s; return g }
-	d.start(d.config(hmcYAML(t, "a", sim)))
-	d.connected("a")
+	d, g := startGated(t, hmcYAML(t, "a", sim))
 	s := d.bridge.watched()[0]
-	g.closed.Store(true)
-	t.Cleanup(func() { g.closed.Store(false) })
-	// More than the queue takes before it holds up the loop, and more than one commit makes room for.
-	for i := range 1000 {
-		publish(sim, "P", strings.Repeat("x", 16<<10)+fmt.Sprint(i))
-	}
+	g.flood(t, sim)
 	buffered := func() int {
 		if link := s.Link(); link != nil {
 			return link.Buffered()

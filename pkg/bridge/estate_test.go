@@ -9,7 +9,6 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 )
 
@@ -282,11 +281,7 @@ func TestResourceMetrics(t *testing.T) {
 func TestListedBeforeItIsRecorded(t *testing.T) {
 	t.Parallel()
 	sim := hmctest.Start(t, hmcsim.Options{CPCs: 1, Partitions: 2})
-	g := &gate{tokens: make(chan struct{})}
-	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming()}
-	d.wrap = func(s queue.Store) queue.Store { g.Store = s; return g }
-	d.start(d.config(hmcYAML(t, "a", sim, "topics: [object]")))
-	d.connected("a")
+	d, g := startGated(t, hmcYAML(t, "a", sim, "topics: [object]"))
 	d.estateKnown("a", 3)
 	lists := func(operation string) int64 { return sim.RESTRequests()[operation] }
 
@@ -298,11 +293,7 @@ func TestListedBeforeItIsRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.eventually("a list", func() bool { return lists("list-cpcs") > before })
-	g.closed.Store(true)
-	t.Cleanup(func() { g.closed.Store(false) })
-	for i := range 1000 {
-		publish(sim, "P", strings.Repeat("x", 16<<10)+fmt.Sprint(i))
-	}
+	g.flood(t, sim)
 	p := dpm(t, sim, 3)[0]
 	if err := sim.SetPartitionStatus(p.ID, "paused"); err != nil {
 		t.Fatal(err)
