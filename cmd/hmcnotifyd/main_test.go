@@ -153,17 +153,12 @@ func (p *program) matches(pattern string) []string {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within); ; {
-		asked := time.Now()
-		if ok() {
-			return
+	started.Await(t, within, func() error {
+		if !ok() {
+			return errors.New(what)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %s", what, within)
-		}
-		// What is waited for has most of the processors, however long an answer takes.
-		time.Sleep(min(max(5*time.Millisecond, 4*time.Since(asked)), 100*time.Millisecond))
-	}
+		return nil
+	})
 }
 
 // get fetches a page and returns its status and text; 0 where there is no answer.
