@@ -26,10 +26,6 @@ S390X_PACKAGES = ./pkg/receiver/... ./pkg/queue/... ./pkg/storage/... ./pkg/disk
 # The packages with tests whose size tests/soak decides.
 SOAK_PACKAGES = $(addprefix ./,$(filter-out tests/soak/,$(sort $(dir $(shell grep -rl --include='*_test.go' '/tests/soak"' tests pkg cmd)))))
 
-# Tests keep little in memory and make much garbage, as do compiler, linker and linters: a fifth of the
-# processor goes into collecting it as often as a small program should. Programs that tests start do that
-# as they do elsewhere.
-
 # For example: make test TESTFLAGS='-run Reconnect -v'
 TESTFLAGS ?=
 # Most tests wait more than they compute: there are more at a time, of packages
@@ -42,6 +38,12 @@ TEST_FIRST = $(addprefix ./,tests/hostile pkg/bridge pkg/sinks pkg/cluster cmd/h
 PARALLEL_REAL ?= -p $(shell echo $$((2 * $(CORES)))) -parallel $(shell echo $$((4 * $(CORES))))
 # Under the race detector they compute more, and in an emulator.
 PARALLEL_RACE ?= -p $(shell echo $$(($(CORES) + 1))) -parallel $(shell echo $$((2 * $(CORES))))
+
+# Tests keep little in memory and make much garbage, as do compiler, linker and linters: a fifth of the
+# processor goes into collecting it as often as a small program should. What takes much memory as it is
+# does it more often. Programs that tests start collect as they do elsewhere.
+SELDOM      = GOGC=$(or $(GOGC),400)
+LESS_SELDOM = GOGC=$(or $(GOGC),200)
 
 BIN  := .cache/bin
 DIST := dist
@@ -120,11 +122,11 @@ image: ## Build the container image hmcnotifyd:VERSION with docker, podman or bu
 
 .PHONY: test
 test: ## Run the tests; needs nothing but Go
-	GOGC=$(or $(GOGC),400) $(GO) test $(PARALLEL) $(TESTFLAGS) $(TEST_FIRST) ./...
+	$(SELDOM) $(GO) test $(PARALLEL) $(TESTFLAGS) $(TEST_FIRST) ./...
 
 .PHONY: test-race
 test-race: ## Run the tests under the race detector; needs a C compiler
-	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),35) GOGC=$(or $(GOGC),200) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) $(TEST_FIRST) ./...
+	HMCNOTIFYD_STORM_HISTORIES=$(or $(HMCNOTIFYD_STORM_HISTORIES),35) $(LESS_SELDOM) CGO_ENABLED=1 $(GO) test -race $(PARALLEL_RACE) $(TESTFLAGS) $(TEST_FIRST) ./...
 
 .PHONY: test-real
 test-real: build ## Run the tests against real programs and on s390x; as root it installs the Debian packages that are missing
@@ -136,10 +138,10 @@ test-real: build ## Run the tests against real programs and on s390x; as root it
 # by the flags of this make.
 .PHONY: real-programs real-s390x
 real-programs:
-	MAKEFLAGS= GOGC=$(or $(GOGC),400) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL_REAL) -timeout 40m -run '$(call tests_in,$(filter-out $(MEASURING),$(REAL_FILES)))' $(TESTFLAGS) $(REAL_PACKAGES)
+	MAKEFLAGS= $(SELDOM) HMCNOTIFYD_BINARY=$(CURDIR)/hmcnotifyd CGO_ENABLED=0 $(GO) test -tags real -trimpath -count=1 $(PARALLEL_REAL) -timeout 40m -run '$(call tests_in,$(filter-out $(MEASURING),$(REAL_FILES)))' $(TESTFLAGS) $(REAL_PACKAGES)
 
 real-s390x:
-	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static GOGC=$(or $(GOGC),400) CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL_RACE) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
+	HMCNOTIFYD_TEST_EMULATOR=qemu-s390x-static $(SELDOM) CGO_ENABLED=0 GOARCH=s390x $(GO) test -trimpath -short -count=1 $(PARALLEL_RACE) -timeout 30m -exec qemu-s390x-static $(TESTFLAGS) $(S390X_PACKAGES)
 
 .PHONY: storm
 storm: build ## Test the promises of docs/delivery.md in full: 200 kill -9 under load, 1,000,000 events waiting, ...; takes minutes
@@ -166,7 +168,7 @@ docs: ## Write the references in docs/ that are made from the code
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters and check the formatting
-	GOGC=$(or $(GOGC),200) $(BIN)/golangci-lint run --allow-parallel-runners ./...
+	$(LESS_SELDOM) $(BIN)/golangci-lint run --allow-parallel-runners ./...
 
 .PHONY: vuln
 vuln: $(BIN)/govulncheck ## Ask the Go vulnerability database (vuln.go.dev, or GOVULNDB) about what the program uses

@@ -56,7 +56,7 @@ func seeds(t *testing.T, count int) (from, to int) {
 	return from, to
 }
 
-// TestHistories plays 40 histories, in `make storm` 10,000.
+// TestHistories plays 25 histories, in `make storm` 10,000.
 func TestHistories(t *testing.T) {
 	count := soak.Count(t, "HISTORIES", 25, 10_000)
 	from, to := seeds(t, count)
