@@ -149,8 +149,8 @@ func (cs *channels) dropGone(ctx context.Context, l *estate.Listing) {
 	}
 }
 
-// openDue opens channels that are due; last those that were refused before, or whose partitions are
-// at rest as far as is known.
+// openDue opens channels that are due, in that order; last those that were refused before, or whose
+// partitions are at rest as far as is known.
 func (cs *channels) openDue(ctx context.Context) {
 	k := cs.k
 	now := time.Now()
@@ -163,6 +163,7 @@ func (cs *channels) openDue(ctx context.Context) {
 			unlikely[c] = min(c.tries, 1)
 		}
 	}
+	slices.SortFunc(due, func(a, b *channel) int { return a.due.Compare(b.due) })
 	k.mu.Unlock()
 	for _, c := range due {
 		r, _ := k.Rec.Group().Estate.Lookup(c.partition.ObjectURI)

@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -283,7 +282,7 @@ func (f *fetcher) fetchMessages(ctx context.Context) {
 	}
 }
 
-// dueChannels are the channels whose missed messages are to be fetched now.
+// dueChannels are the channels whose missed messages are to be fetched now, the longest due first.
 func (f *fetcher) dueChannels() []*channel {
 	k, now := f.k, time.Now()
 	var due []*channel
@@ -293,8 +292,8 @@ func (f *fetcher) dueChannels() []*channel {
 			due = append(due, c)
 		}
 	}
+	slices.SortFunc(due, func(a, b *channel) int { return a.fill.due.Compare(b.fill.due) })
 	k.mu.Unlock()
-	slices.SortFunc(due, func(a, b *channel) int { return cmp.Compare(a.partition.ObjectURI, b.partition.ObjectURI) })
 	return slices.DeleteFunc(due, func(c *channel) bool { return f.awaitsReplay(c, now) })
 }
 

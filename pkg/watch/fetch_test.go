@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -70,6 +71,26 @@ func TestReplays(t *testing.T) {
 		if got := k.fetch.replays(c); got != tt.want || c.fill == nil {
 			t.Errorf("%s: replayed %v, want %v", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestEachHasItsTurn has the first partitions refuse again and again what was missed of theirs, and be due before those behind
+// them were asked.
+func TestEachHasItsTurn(t *testing.T) {
+	k := newKeeper(newTestSupervisor(t), nil, new(logon.Offer), nil)
+	for i := range 3 * atOnce {
+		uri := fmt.Sprintf("/api/partitions/%02d", i)
+		k.channels.byURI[uri] = &channel{partition: hmc.Partition{ObjectURI: uri}, topic: "ensadmin.1osm." + uri, fill: new(retry)}
+	}
+	begun, asked := time.Now(), make(map[string]bool)
+	for i := range 3 {
+		for _, c := range k.fetch.dueChannels()[:atOnce] {
+			asked[c.partition.ObjectURI] = true
+			c.fill.due = begun.Add(time.Duration(i-10) * time.Second)
+		}
+	}
+	if len(asked) != 3*atOnce {
+		t.Errorf("%d of %d partitions were asked", len(asked), 3*atOnce)
 	}
 }
 
