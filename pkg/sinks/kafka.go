@@ -40,6 +40,9 @@ const (
 	// kafkaGrace is how long after its end a Send waits for the client to let go of its
 	// records.
 	kafkaGrace = 500 * time.Millisecond
+
+	// kafkaFlush is after how long the client is told once more to send what it has.
+	kafkaFlush = time.Second
 )
 
 // kafkaSink produces events to a Kafka topic. The producer is idempotent: what it repeats by
@@ -381,7 +384,20 @@ func (c *kafkaClient) flush(ctx context.Context) error {
 	patient, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(kafkaGrace, stop) })()
-	return c.Flush(patient)
+	for {
+		// Where a producer may not begin, the client fails what it has, but for what it is just
+		// assigning to partitions: nobody would send that, nor fail it.
+		err := c.flushFor(patient, kafkaFlush)
+		if err == nil || patient.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (c *kafkaClient) flushFor(ctx context.Context, limit time.Duration) error {
+	ctx, stop := context.WithTimeout(ctx, limit)
+	defer stop()
+	return c.Flush(ctx)
 }
 
 // Preview returns the value of a record.

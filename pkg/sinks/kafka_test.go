@@ -450,6 +450,32 @@ func TestKafkaNothingOvertakesWhatIsRefused(t *testing.T) {
 	}
 }
 
+// That the producer may not begin is said at once also where it is found out while the client still assigns records to partitions:
+// it then forgets to fail those that it has assigned. Here the last one is too large, so that nothing is sent because of it.
+func TestKafkaRefusedWhileAssigning(t *testing.T) {
+	t.Parallel()
+	c := startKafka(t, kfake.NumBrokers(1), kfake.SeedTopics(1, config.DefaultTopic))
+	fault := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.ClusterAuthorizationFailed, Count: -1})
+	k := kafkaTo(t, c.ListenAddrs(), func(c *config.Sink) { c.Kafka.MaxMessageBytes = 50_000 })
+	batch := []event.Record{keyed(0, "A"), keyed(1, "A")}
+	batch[1].JSON = []byte(`"` + strings.Repeat("x", 60_000) + `"`)
+	k.options = append(k.options, kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(func(string) func(*kgo.Record, int) int {
+		return func(r *kgo.Record, _ int) int {
+			for end := time.Now().Add(10 * time.Second); len(r.Value) > 50_000 && fault.Hits() == 0 && time.Now().Before(end); {
+				time.Sleep(time.Millisecond)
+			}
+			if len(r.Value) > 50_000 {
+				time.Sleep(50 * time.Millisecond) // until the client knows
+			}
+			return 0
+		}
+	})))
+	err := k.Send(t.Context(), batch)
+	if again, _ := left(batch, err); len(again) != 2 || !strings.Contains(err.Error(), "IdempotentWrite on the cluster") {
+		t.Errorf("%d were not accepted: %v", len(again), err)
+	}
+}
+
 // What is wrong is said, and judged for what it is.
 func TestKafkaErrors(t *testing.T) {
 	t.Parallel()
