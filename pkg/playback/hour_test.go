@@ -3,6 +3,7 @@ package playback
 import (
 	"context"
 	"fmt"
+	"net"
 	"runtime"
 	"strconv"
 	"strings"
@@ -35,7 +36,8 @@ func hour(t *testing.T, perSecond int) (file string, messages int) {
 	return file, messages + 1
 }
 
-// following plays a capture as fast as it goes to a receiver, which is connected.
+// following plays a capture as fast as it goes to a receiver, which is connected. Of what it does not read the kernel keeps little:
+// by itself that may be as much as a whole capture.
 func following(t *testing.T, file string, limits receiver.Limits) (*HMC, *receiver.Receiver, context.Context) {
 	t.Helper()
 	h, err := Start(t.Context(), Options{File: file, Speed: 100_000})
@@ -46,6 +48,13 @@ func following(t *testing.T, file string, limits receiver.Limits) (*HMC, *receiv
 	r, err := receiver.New(receiver.Options{
 		Topics: []string{"u.1"}, Host: "127.0.0.1", Port: h.StompPort(), TLS: h.ca.ClientTLS(),
 		Userid: hmcsim.DefaultUserid, Password: hmcsim.DefaultPassword, Limits: limits,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := new(net.Dialer).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return conn, conn.(*net.TCPConn).SetReadBuffer(1 << 20)
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

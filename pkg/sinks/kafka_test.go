@@ -481,10 +481,10 @@ func TestKafkaErrors(t *testing.T) {
 	t.Parallel()
 	topic := kfake.SeedTopics(1, config.DefaultTopic)
 	right := func(c *config.Sink) {
-		c.Kafka.SASL = &config.SASL{Mechanism: config.SASLScramSHA512, Userid: kafkaUser, Password: config.NewSecret(kafkaPassword)}
+		c.Kafka.SASL = &config.SASL{Mechanism: config.SASLPlain, Userid: kafkaUser, Password: config.NewSecret(kafkaPassword)}
 	}
 	users := func(acls ...kfake.ACL) []kfake.Opt {
-		return []kfake.Opt{topic, kfake.EnableSASL(), kfake.EnableACLs(), kfake.User("SCRAM-SHA-512", kafkaUser, kafkaPassword, acls...)}
+		return []kfake.Opt{topic, kfake.EnableSASL(), kfake.EnableACLs(), kfake.User("PLAIN", kafkaUser, kafkaPassword, acls...)}
 	}
 	allow := func(operation kmsg.ACLOperation) kfake.ACL {
 		return kfake.ACL{Resource: kmsg.ACLResourceTypeTopic, Name: config.DefaultTopic, Pattern: kmsg.ACLResourcePatternTypeLiteral, Operation: operation, Allow: true}
@@ -507,7 +507,7 @@ func TestKafkaErrors(t *testing.T) {
 		}, "may not accept how this sink logs on", "may not accept how this sink logs on"},
 		{"wrong mechanism", users(allow(kmsg.ACLOperationAll)), nil, func(c *config.Sink) {
 			right(c)
-			c.Kafka.SASL.Mechanism = config.SASLPlain
+			c.Kafka.SASL.Mechanism = config.SASLScramSHA512
 		}, "may not accept how this sink logs on", "may not accept how this sink logs on"},
 		{"no idempotence", []kfake.Opt{topic}, kerr.ClusterAuthorizationFailed, nil, "IdempotentWrite on the cluster", ""},
 		{"storage", []kfake.Opt{topic}, kerr.PolicyViolation, nil, "POLICY_VIOLATION", ""},
