@@ -245,3 +245,27 @@ func TestTooOldAndNoRoom(t *testing.T) {
 		s.end()
 	})
 }
+
+// What failed until it was given up says no more that a sink is stuck when that has accepted something since, whichever lane
+// that was.
+func TestNotStuckBehindWhatWasGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newFixture(t)
+		s.consumer.answers(func(events []*event.Event) error {
+			return map[bool]error{true: unavailable}[events[0].ID == "0"]
+		})
+		s.runWith(config.Flood{}, "concurrency: 4, retry: {max_age: 1h}")
+		s.store(another(event.TypeOSMessage, 0))
+		time.Sleep(2 * time.Hour)
+		s.eventually("it is given up", s.settled)
+		if got := s.delivery.Snapshot(); !got.Stuck || got.Accepting() || got.DeadLetters != 1 {
+			t.Errorf("while it has accepted nothing: %+v", got)
+		}
+		s.store(another(event.TypeOSMessage, 1))
+		s.eventually("another one is delivered", s.settled)
+		if got := s.delivery.Snapshot(); got.Stuck || !got.Accepting() || got.FailedAttempts != 0 || got.Delivered != 1 {
+			t.Errorf("when it has: %+v", got)
+		}
+	})
+}

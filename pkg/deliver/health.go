@@ -173,10 +173,13 @@ func (h *health) admit(l *laneHealth, now time.Time) (turn bool, wait time.Durat
 	return h.pause.turn == l, wait, h.pause.changed
 }
 
-// leave gives back the turn of a lane that has nothing to try any more.
+// leave gives back the turn of a lane that has nothing to try any more. What failed is given up, or
+// has gone by the limits of the queue, unless it was accepted in the end: the lane fails with it no
+// longer.
 func (h *health) leave(l *laneHealth) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	l.failures = 0
 	if p := h.pause; p != nil && p.turn == l {
 		p.turn = nil
 		close(p.changed)
@@ -215,11 +218,11 @@ func (h *health) answered(l *laneHealth, now time.Time) {
 		close(h.pause.changed)
 		h.pause = nil
 	}
-	if l == nil || l.failures == 0 {
+	if l == nil {
 		return
 	}
 	l.failures = 0
-	if slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.failures > 0 }) {
+	if h.failingSince.IsZero() || slices.ContainsFunc(h.lanes, func(l laneHealth) bool { return l.failures > 0 }) {
 		return
 	}
 	h.log.Info("the sink accepts events again",
