@@ -345,8 +345,9 @@ func (s *alertmanager) post(ctx context.Context, now time.Time, keys []string, a
 		shots = append(shots, snapshot{key: key, version: a.version, wire: a.wire(now, endsAfter*s.interval)})
 	}
 	s.mu.Unlock()
+	slow := make(map[*endpoint]bool) // waited for with one piece, not with each
 	for piece := range slices.Chunk(shots, alertsPerRequest) {
-		p, err := s.postAll(ctx, piece)
+		p, err := s.postAll(ctx, piece, slow)
 		if err != nil {
 			return nil, err
 		}
@@ -362,8 +363,11 @@ func (s *alertmanager) post(ctx context.Context, now time.Time, keys []string, a
 	return partial, nil
 }
 
-// postAll makes one request of each member.
-func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, err error) {
+// postAll makes one request of each member. Those that are slow are not waited for when another one
+// has accepted; which those are it finds out.
+func (s *alertmanager) postAll(
+	ctx context.Context, shots []snapshot, slow map[*endpoint]bool,
+) (partial, err error) {
 	alerts := make([]wireAlert, len(shots))
 	for i := range shots {
 		alerts[i] = shots[i].wire
@@ -375,26 +379,44 @@ func (s *alertmanager) postAll(ctx context.Context, shots []snapshot) (partial, 
 	}
 	others, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answers := make(chan error, len(s.members))
+	type answer struct {
+		from *endpoint
+		err  error
+		late bool
+	}
+	answers := make(chan answer, len(s.members))
 	for _, m := range s.members {
 		go func() {
-			err := m.send(others, func(attempt context.Context) *http.Request {
+			a := answer{from: m}
+			a.err = m.send(others, func(attempt context.Context) *http.Request {
 				return m.request(attempt, maps.Clone(s.header), body)
 			}, nil)
-			if err != nil && others.Err() != nil && ctx.Err() == nil && !s.client.conns.closed() {
-				err = because(ReasonTimeout, "%s: no answer within %s of that of another member", m.name, othersTimeout)
+			if a.err != nil && others.Err() != nil && ctx.Err() == nil && !s.client.conns.closed() {
+				a.late = true
+				a.err = because(ReasonTimeout, "%s: no answer within %s of that of another member",
+					m.name, othersTimeout)
 			}
-			answers <- err
+			answers <- a
 		}()
 	}
 	var failed []error
-	accepted := false
+	accepted, awaited := false, len(s.members)-len(slow)
 	for range s.members {
-		if err := <-answers; err != nil {
-			failed = append(failed, err)
+		a := <-answers
+		if !slow[a.from] {
+			awaited--
+		}
+		if a.late {
+			slow[a.from] = true
+		}
+		if a.err != nil {
+			failed = append(failed, a.err)
 		} else if !accepted {
 			accepted = true
 			defer time.AfterFunc(othersTimeout, cancel).Stop()
+		}
+		if accepted && awaited == 0 {
+			cancel()
 		}
 	}
 	if accepted {

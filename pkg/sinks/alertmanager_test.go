@@ -734,6 +734,43 @@ func TestRefusedAlert(t *testing.T) {
 	a.expect(f, "HMCResourceStatus a P2 warning firing")
 }
 
+// However many alerts there are, a member that hangs takes the time of one request: the others hear of all of them.
+func TestManyAlertsAndAMemberThatHangs(t *testing.T) {
+	t.Parallel()
+	const pieces = 40 // as many seconds, if each waited
+	one, two := startAlertmanager(t), startAlertmanager(t)
+	cfg := alertmanagerConfig(one, two)
+	cfg.Timeout = 35 * time.Second
+	a := startAlerting(t, cfg, Options{})
+	all := make([]event.Record, pieces*alertsPerRequest)
+	for i := range all {
+		e := statusOf(partition(fmt.Sprintf("P%d", i)), "stopped", event.SeverityWarning)
+		e.HMC, e.ID, e.Received, e.Time = "a", fmt.Sprint(i), a.at, a.at
+		all[i] = event.NewRecord(&e)
+	}
+	for part := range slices.Chunk(all, maxAlertEvents) {
+		if err := a.sink.Send(t.Context(), part); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := len(one.all())
+	two.state.Store(int32(hang))
+	err := a.sink.(Repeater).Repeat(t.Context())
+	if partial, ok := errors.AsType[*PartialError](err); !ok || !strings.Contains(partial.Error(), two.server.URL+": no answer within 1s") {
+		t.Errorf("%T %v", err, err)
+	}
+	if n := len(one.all()) - before; n != len(all) {
+		t.Errorf("%d of %d alerts were told again", n, len(all))
+	}
+	two.state.Store(int32(accept))
+	if err := a.sink.(Repeater).Repeat(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := len(two.all()); n != 2*len(all) {
+		t.Errorf("the other one has heard of %d alerts", n)
+	}
+}
+
 // What many events say of one alert in one batch is one alert.
 func TestAlertBatch(t *testing.T) {
 	f := startAlertmanager(t)

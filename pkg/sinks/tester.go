@@ -47,7 +47,7 @@ func (s *alertmanager) Test(ctx context.Context, record event.Record) error {
 	partial, err := s.postAll(ctx, []snapshot{{wire: wireAlert{
 		Labels: labels, Annotations: map[string]string{"summary": e.Summary, "description": describe(e)},
 		StartsAt: start, EndsAt: start.Add(testLasts),
-	}}})
+	}}}, make(map[*endpoint]bool))
 	if err != nil {
 		return err
 	}
