@@ -193,6 +193,11 @@ type natsLink struct {
 	dialer *natsDialer
 	// answers counts those of the stream so far.
 	answers atomic.Int64
+	// closed is closed when the connection is: no answer will arrive any more, which the library
+	// does not tell whoever waits for one. over is why.
+	closed chan struct{}
+	over   error
+	end    sync.Once
 
 	mu sync.Mutex
 	// lost is why the connection is down.
@@ -239,6 +244,18 @@ func (l *natsLink) onDisconnect(_ *nats.Conn, err error) {
 	}
 }
 
+// onClosed is called by the library when it does not reconnect.
+func (l *natsLink) onClosed(nc *nats.Conn) {
+	l.isOver(cmp.Or(nc.LastError(), nats.ErrConnectionClosed))
+}
+
+func (l *natsLink) isOver(err error) {
+	l.end.Do(func() {
+		l.over = err
+		close(l.closed)
+	})
+}
+
 func (l *natsLink) giveUp(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -282,6 +299,7 @@ func (l *natsLink) bounded(ctx context.Context) (stop func()) {
 }
 
 func (l *natsLink) close() {
+	l.isOver(nats.ErrConnectionClosed)
 	l.dialer.close()
 	l.nc.Close()
 }
@@ -310,12 +328,15 @@ func (n *natsSink) connected(ctx context.Context) (*natsLink, error) {
 
 // newLink connects.
 func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
-	l := &natsLink{dialer: &natsDialer{conns: n.conns}, watchers: make(map[*func(error)]struct{})}
+	l := &natsLink{
+		dialer: &natsDialer{conns: n.conns}, watchers: make(map[*func(error)]struct{}), closed: make(chan struct{}),
+	}
 	options := append(slices.Clone(n.options),
 		nats.SetCustomDialer(l.dialer),
 		nats.ErrorHandler(l.onError),
 		nats.DisconnectErrHandler(l.onDisconnect),
 		nats.ReconnectErrHandler(l.onDisconnect),
+		nats.ClosedHandler(l.onClosed),
 	)
 	// The library does not know contexts: the dialer ends what it waits for.
 	stop := context.AfterFunc(ctx, l.dialer.close)
@@ -332,7 +353,8 @@ func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
 		return nil, ctx.Err()
 	}
 	l.js, err = jetstream.New(nc,
-		jetstream.WithPublishAsyncMaxPending(n.inFlight),
+		// Of what the Sends before were not answered something is left: they took their whole time.
+		jetstream.WithPublishAsyncMaxPending(4*n.inFlight),
 		// Nothing stays behind for long of a Send that has ended.
 		jetstream.WithPublishAsyncTimeout(2*n.timeout))
 	if err != nil {
@@ -439,20 +461,11 @@ type natsMessage struct {
 // publishAll publishes the records and waits for the answers. Of each key at most one record is on
 // its way: the next one goes when the one before is acknowledged.
 func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []event.Record) error {
-	// One that finds no room leaves the message to the timeout.
-	denials := make(chan error, 16)
-	defer link.watch(func(err error) {
-		select {
-		case denials <- err:
-		default:
-		}
-	})()
+	denials := natsDenials{more: make(chan struct{}, 1)}
+	defer link.watch(denials.add)()
 	defer link.bounded(ctx)()
 
-	var (
-		each   []error // nil: nothing has failed
-		denied []error
-	)
+	var each []error // nil: nothing has failed
 	fail := func(record int, err error) {
 		if each == nil {
 			each = make([]error, len(records))
@@ -475,7 +488,7 @@ func (n *natsSink) publishAll(ctx context.Context, link *natsLink, records []eve
 	// keep the others waiting.
 	for i := 0; i < len(sent); i++ {
 		m := &sent[i]
-		denied = n.await(ctx, link, m, denied, denials)
+		n.await(ctx, link, m, &denials)
 		waiting := behind[m.record.Key]
 		switch {
 		case m.err != nil: // what is behind it must not be there before it
@@ -530,32 +543,69 @@ func (n *natsSink) publish(link *natsLink, records []event.Record, index int) na
 	return m
 }
 
-// await waits for the answer to a message. It returns what the server has denied so far, which may
-// be about other messages.
-func (n *natsSink) await(
-	ctx context.Context, link *natsLink, m *natsMessage, denied []error, denials <-chan error,
-) []error {
+// natsDenials are what the server does not permit, as far as it was said while a Send waits: also
+// about messages of others.
+type natsDenials struct {
+	// more holds a token when there may be more.
+	more chan struct{}
+
+	mu sync.Mutex
+	// all are by their text: each subject has its own.
+	all map[string]error
+}
+
+func (d *natsDenials) add(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.all == nil {
+		d.all = make(map[string]error)
+	}
+	d.all[err.Error()] = err
+	select {
+	case d.more <- struct{}{}:
+	default:
+	}
+}
+
+// of returns what is denied that keeps a message with this subject from being answered; nil:
+// nothing.
+func (d *natsDenials) of(subject string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for text, err := range d.all {
+		if natsDeniesInbox(err) || strings.Contains(text, strconv.Quote(subject)) {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits for the answer to a message.
+func (n *natsSink) await(ctx context.Context, link *natsLink, m *natsMessage, denials *natsDenials) {
 	for m.err == nil {
-		for _, err := range denied {
-			if natsDeniesInbox(err) || strings.Contains(err.Error(), strconv.Quote(m.subject)) {
-				m.err = err
-				return denied
-			}
+		if m.err = denials.of(m.subject); m.err != nil {
+			return
 		}
 		select {
 		case <-m.future.Ok():
 			link.answers.Add(1)
-			return denied
+			return
 		case err := <-m.future.Err():
 			link.answers.Add(1)
 			m.err = n.refused(link, m, err)
-		case err := <-denials:
-			denied = append(denied, err)
+		case <-denials.more:
+		case <-link.closed:
+			select {
+			case <-m.future.Ok(): // before that
+				link.answers.Add(1)
+				return
+			default:
+				m.err = fmt.Errorf("no acknowledgement: the connection was closed: %w", link.over)
+			}
 		case <-ctx.Done():
 			m.err = ctx.Err()
 		}
 	}
-	return denied
 }
 
 // natsDeniesInbox reports whether the server does not let the client receive answers.

@@ -824,6 +824,105 @@ func stalling(t *testing.T, target string) (address string, stall func(), stalle
 	return address, func() { dead.Store(true) }, bytes.Load
 }
 
+// That a subject is denied is known of each event, however many subjects there are: none waits for an answer that does not come.
+func TestNATSMayPublishNothing(t *testing.T) {
+	t.Parallel()
+	s := startNATS(t, func(o *server.Options) {
+		o.Username, o.Password = "", ""
+		o.Users = []*server.User{{Username: natsUser, Password: natsPassword, Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: []string{"other"}}, Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>"}},
+		}}}
+	})
+	n := natsTo(t, s, withTimeout(time.Hour), func(c *config.Sink) { c.NATS.Subject = "hmc.{name}" })
+	rs := records(0, streamBatch)
+	err := soon(t, "Send", func() error { return n.Send(t.Context(), rs) })
+	for i, got := range verdicts(len(rs), err) {
+		if got != "paused: unauthorized" {
+			t.Fatalf("event %d: %s: %v", i, got, err)
+		}
+	}
+}
+
+// What was not answered does not keep the next attempt from being made with all of its events at once, of which a stream that is
+// far away answers none for a while.
+func TestNATSUnanswered(t *testing.T) {
+	t.Parallel()
+	s := startNATS(t)
+	nc, _ := s.client()
+	var offered atomic.Int32
+	var answering atomic.Bool
+	_, err := nc.Subscribe("hmc.>", func(m *nats.Msg) {
+		respond := func() { _ = m.Respond([]byte(`{"stream":"HMC","seq":1}`)) }
+		if offered.Add(1) <= 2 {
+			respond()
+		} else if answering.Load() {
+			time.AfterFunc(300*time.Millisecond, respond)
+		}
+	})
+	if err == nil {
+		err = nc.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := natsTo(t, s, func(c *config.Sink) { c.Concurrency = 1 })
+	rs := records(0, streamBatch)
+	if err := n.Send(t.Context(), rs[:1]); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := n.Send(ctx, rs); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	answering.Store(true)
+	if err := n.Send(t.Context(), rs); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever waits for an answer on a connection that another attempt has given up, and that was replaced since, hears of that at
+// once: nobody answers there any more.
+func TestNATSGivenUp(t *testing.T) {
+	t.Parallel()
+	s := startNATS(t)
+	nc, js := s.client()
+	var heard atomic.Int32
+	silent, err := nc.Subscribe("hmc.>", func(*nats.Msg) { heard.Add(1) })
+	if err == nil {
+		err = nc.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := natsTo(t, s, withTimeout(time.Hour))
+	result := make(chan error, 1)
+	go func() { result <- n.Send(t.Context(), records(0, 1)) }()
+	eventually(t, "it waits for an answer", func() bool { return heard.Load() == 1 })
+	eventually(t, "the connection is given up", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		return n.Send(ctx, records(1, 1)) == nil || n.silent.Load()
+	})
+	if err := silent.Unsubscribe(); err != nil {
+		t.Fatal(err)
+	}
+	s.addStream(js)
+	if err := n.Send(t.Context(), records(1, 1)); err != nil {
+		t.Fatal(err)
+	}
+	err = soon(t, "Send", func() error { return <-result })
+	if verdict(err) != "again" || !strings.Contains(err.Error(), "no acknowledgement: the connection ") {
+		t.Errorf("%T %v", err, err)
+	}
+	if err := n.Send(t.Context(), records(0, 1)); err != nil {
+		t.Error(err)
+	}
+	if got := len(s.messages(js)); got != 2 {
+		t.Errorf("%d messages", got)
+	}
+}
+
 // A server that takes nothing any more: each call is bounded, also one that is in the middle of a write, and the next
 // attempt does not trust the connection.
 func TestNATSStalls(t *testing.T) {
