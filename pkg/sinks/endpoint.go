@@ -120,6 +120,11 @@ func (p *endpoint) send(
 
 // exchange makes one request within an attempt. cancel ends it.
 func (p *endpoint) exchange(req *http.Request, cancel context.CancelFunc, judge func(*httpAnswer) error) error {
+	if judge != nil { // there may be further requests within the attempt
+		ctx, stop := context.WithCancel(req.Context())
+		defer stop()
+		req, cancel = req.WithContext(ctx), stop
+	}
 	resp, err := p.client.RoundTrip(req)
 	if e, ok := errors.AsType[*proxyError](err); ok {
 		err = p.statusError(e.status, e.header, "that of the proxy")
@@ -135,6 +140,10 @@ func (p *endpoint) exchange(req *http.Request, cancel context.CancelFunc, judge 
 		return p.judge(resp, cancel)
 	}
 	a := &httpAnswer{Status: resp.StatusCode, Header: resp.Header, from: p, sent: resp.Request.Header}
+	if a.Status < 200 || a.Status > 299 {
+		a.Body, a.cut = refusal(resp, cancel)
+		return judge(a)
+	}
 	// Without all of it nothing is known, for the status is not the whole answer.
 	if a.Body, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerBody+1)); err != nil {
 		return fmt.Errorf("status %d, and no whole answer: %w", a.Status, err)
@@ -145,6 +154,21 @@ func (p *endpoint) exchange(req *http.Request, cancel context.CancelFunc, judge 
 	return judge(a)
 }
 
+// refusal reads the body of an answer that refuses, as far as that is worth it. The status decides,
+// and must not be lost because the rest does not come; but with 400 it may be the body that says
+// what is wrong. cut says that this is not all of it.
+func refusal(resp *http.Response, cancel context.CancelFunc) (body []byte, cut bool) {
+	switch resp.StatusCode {
+	case http.StatusSwitchingProtocols: // another protocol
+		return nil, true
+	case http.StatusBadRequest:
+	default:
+		defer time.AfterFunc(answerTimeout, cancel).Stop()
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	return body, err != nil || len(body) == maxAnswer
+}
+
 // httpAnswer is what a server has answered, for a sink whose protocol says what became of each
 // event.
 type httpAnswer struct {
@@ -152,6 +176,8 @@ type httpAnswer struct {
 	Header http.Header
 	Body   []byte
 
+	// cut says that there is more of the body than was read; never with 2xx.
+	cut  bool
 	from *endpoint
 	// sent is the header of the request.
 	sent http.Header

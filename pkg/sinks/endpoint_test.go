@@ -1,17 +1,22 @@
 package sinks
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	promconfig "github.com/prometheus/common/config"
 
@@ -169,6 +174,90 @@ func TestAnswerCutOff(t *testing.T) {
 				t.Errorf("%T %v", err, err)
 			}
 		})
+	}
+}
+
+// Of an answer that refuses the status decides: it is not lost because the rest of it does not come, or does not end.
+func TestAnswerWhoseEndDoesNotCome(t *testing.T) {
+	t.Parallel()
+	const unending = "Content-Length: 100\r\n\r\nab"
+	tests := map[string]struct {
+		serve  func(net.Conn)
+		want   string
+		splunk string // where it is another one: with 400 it says in its body what is wrong
+		search string
+	}{
+		"401, hangs":             {answer("HTTP/1.1 401 No\r\n" + unending), "paused: unauthorized", "", ""},
+		"404, drips":             {endless("HTTP/1.1 404 No\r\n\r\n", "a", 10*time.Millisecond), "paused: not_found", "", ""},
+		"404, endless":           {endless("HTTP/1.1 404 No\r\n\r\n", strings.Repeat("x", 1<<10), 0), "paused: not_found", "", ""},
+		"413, closes":            {closing(answer("HTTP/1.1 413 No\r\n" + unending)), "refused: Request Entity Too Large", "", ""},
+		"503, hangs":             {answer("HTTP/1.1 503 No\r\nRetry-After: 7\r\n" + unending), "again", "", ""},
+		"400, closes":            {closing(answer("HTTP/1.1 400 No\r\n" + unending)), "refused: Bad Request", "again", "paused: other"},
+		"301, speaks on":         {answer("HTTP/1.1 301 No\r\n" + unending), "paused: redirect", "", ""},
+		"101, another protocol":  {answer("HTTP/1.1 101 No\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), "refused: Switching Protocols", "", "paused: other"},
+		"200, closes, unchanged": {closing(answer("HTTP/1.1 200 OK\r\n" + unending)), "again", "", ""},
+	}
+	for name, test := range tests {
+		for kind, cfg := range map[string]func(url string) config.Sink{
+			"otlp":          func(url string) config.Sink { return otlpTo(url, 10) },
+			"splunk":        func(url string) config.Sink { return splunkConfig(url) },
+			"acknowledged":  func(url string) config.Sink { return splunkConfig(url, withAcknowledgement) },
+			"elasticsearch": func(url string) config.Sink { return elasticsearchConfig(url) },
+		} {
+			t.Run(kind+", "+name, func(t *testing.T) {
+				t.Parallel()
+				c := cfg("http://" + rawPeer(t, test.serve))
+				c.Timeout = time.Hour
+				s, err := New(c, Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = s.Close() })
+				want := test.want
+				if c.Splunk != nil {
+					want = cmp.Or(test.splunk, want)
+				} else if c.Elasticsearch != nil {
+					want = cmp.Or(test.search, want)
+				}
+				err = soon(t, "Send", func() error { return s.Send(t.Context(), records(0, 1)) })
+				if got := verdict(err); got != want {
+					t.Errorf("%s, want %s: %v", got, want, err)
+				}
+				if later, ok := errors.AsType[*RetryAfterError](err); ok && later.After != 7*time.Second {
+					t.Errorf("retry after %s", later.After)
+				}
+			})
+		}
+	}
+}
+
+// While an indexer has not acknowledged, it is asked again although an answer in between does not end.
+func TestAnswerInBetweenWhoseEndDoesNotCome(t *testing.T) {
+	t.Parallel()
+	var polls atomic.Int32
+	s := splunkTo(t, "http://"+rawPeer(t, func(conn net.Conn) {
+		defer conn.Close()
+		r := bufio.NewReader(conn)
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			_, _ = io.Copy(io.Discard, req.Body)
+			said := `{"text":"Success","code":0,"ackId":0}`
+			if strings.HasSuffix(req.URL.Path, "/ack") {
+				if polls.Add(1) == 1 {
+					_, _ = io.WriteString(conn, "HTTP/1.1 503 No\r\nContent-Length: 100\r\n\r\nab")
+					_, _ = io.Copy(io.Discard, r)
+					return
+				}
+				said = `{"acks":{"0":true}}`
+			}
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(said), said)
+		}
+	}), withAcknowledgement, withTimeout(time.Hour))
+	if err := soon(t, "Send", func() error { return s.Send(t.Context(), records(0, 1)) }); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -607,6 +607,21 @@ func TestOAuth2BrokenServers(t *testing.T) {
 	}
 }
 
+// That a token server refuses is not lost because the rest of its answer does not come.
+func TestOAuth2RefusedInPart(t *testing.T) {
+	t.Parallel()
+	leaksNothing(t)
+	const secret = "s3cret-of-the-client"
+	s := webhookTo(t, "http://127.0.0.1:1", withTimeout(time.Hour), withOAuth2(&promconfig.OAuth2{
+		ClientID: "me", ClientSecret: secret,
+		TokenURL: "http://" + rawPeer(t, answer("HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nnot with this")) + "/token",
+	}))
+	err := soon(t, "Send", func() error { return s.Send(t.Context(), records(0, 1)) })
+	if PauseReason(err) != PausedUnauthorized || !strings.Contains(err.Error(), "status 401") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestOAuth2Hangs shows that a token server which hangs holds up neither a canceled Send nor Close.
 func TestOAuth2Hangs(t *testing.T) {
 	t.Parallel()

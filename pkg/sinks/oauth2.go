@@ -1,10 +1,12 @@
 package sinks
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -179,7 +181,14 @@ type boundTransport struct {
 func (b *boundTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(b.ctx)
 	req.Header.Set("User-Agent", b.userAgent)
-	return b.next.RoundTrip(req)
+	resp, err := b.next.RoundTrip(req)
+	if err != nil || resp.StatusCode >= 200 && resp.StatusCode <= 299 {
+		return resp, err
+	}
+	body, _ := refusal(resp, func() { _ = resp.Body.Close() })
+	_ = resp.Body.Close()
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return resp, nil
 }
 
 // tokenError says that a request was not made, because there is no token for it.

@@ -206,8 +206,11 @@ func (s *splunk) judge(a *httpAnswer, events int) (said hecAnswer, err error) {
 	case hecHealthNoToken, hecHealthDisabled:
 		err = paused(ReasonAuthorization, "the token is not accepted")
 	case -1:
-		if err == nil {
+		switch {
+		case err == nil:
 			err = paused(ReasonNotFound, "what answers is no HTTP event collector")
+		case a.cut && a.Status == http.StatusBadRequest:
+			err = fmt.Errorf("status %d, and no whole answer", a.Status)
 		}
 	}
 	return said, err
