@@ -214,7 +214,7 @@ func (a *httpAnswer) rejected(events, sent int, text []byte) error {
 
 // excerpt is the beginning of what the server says as one line of printable text, without secrets.
 func (a *httpAnswer) excerpt(text []byte) string {
-	return a.from.redactor(a.sent).excerpt(text[:min(len(text), maxExcerptRead)])
+	return a.from.redactor(a.sent).excerpt(text[:min(len(text), maxExcerptRead)], a.cut)
 }
 
 // whatHelps adds to an error of the transport what may help. Whatever went wrong, it may be
@@ -282,8 +282,8 @@ func (p *endpoint) read(resp *http.Response, wanted bool, cancel context.CancelF
 	body := io.LimitReader(resp.Body, maxAnswer)
 	excerpt := ""
 	if wanted {
-		data, _ := io.ReadAll(io.LimitReader(body, maxExcerptRead))
-		excerpt = p.redactor(resp.Request.Header).excerpt(data)
+		data, err := io.ReadAll(io.LimitReader(body, maxExcerptRead))
+		excerpt = p.redactor(resp.Request.Header).excerpt(data, err != nil)
 	}
 	if resp.ContentLength <= maxAnswer {
 		_, _ = io.Copy(io.Discard, body)

@@ -607,6 +607,28 @@ func TestOAuth2BrokenServers(t *testing.T) {
 	}
 }
 
+// An answer that ends within a secret, which it repeats, does not show the first part of it.
+func TestHTTPSecretsAreHiddenWhereAnAnswerIsCutOff(t *testing.T) {
+	t.Parallel()
+	const secret = "t0k3n-that-nobody-may-see"
+	for _, serve := range []func(net.Conn){
+		closing(answer("HTTP/1.1 401 No\r\nContent-Length: 1000\r\n\r\nnot for Bearer " + secret[:20])),
+		answer("HTTP/1.1 401 No\r\nContent-Length: 1000\r\n\r\nnot for Bearer " + secret[:20]),
+	} {
+		address := "http://" + rawPeer(t, serve)
+		client := promconfig.HTTPClientConfig{Authorization: &promconfig.Authorization{Type: "Bearer", Credentials: secret}}
+		for _, s := range []Sink{
+			webhookTo(t, address, withTimeout(time.Hour), withHTTP(func(c *promconfig.HTTPClientConfig) { *c = client })),
+			elasticsearchTo(t, address, withTimeout(time.Hour), func(c *config.Sink) { c.Elasticsearch.HTTPConfig = config.NewHTTPConfig(client) }),
+		} {
+			err := soon(t, "Send", func() error { return s.Send(t.Context(), records(0, 1)) })
+			if PauseReason(err) != PausedUnauthorized || strings.Contains(err.Error(), secret[:4]) || !strings.Contains(err.Error(), "not for") {
+				t.Errorf("%v", err)
+			}
+		}
+	}
+}
+
 // That a token server refuses is not lost because the rest of its answer does not come.
 func TestOAuth2RefusedInPart(t *testing.T) {
 	t.Parallel()
@@ -614,10 +636,10 @@ func TestOAuth2RefusedInPart(t *testing.T) {
 	const secret = "s3cret-of-the-client"
 	s := webhookTo(t, "http://127.0.0.1:1", withTimeout(time.Hour), withOAuth2(&promconfig.OAuth2{
 		ClientID: "me", ClientSecret: secret,
-		TokenURL: "http://" + rawPeer(t, answer("HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nnot with this")) + "/token",
+		TokenURL: "http://" + rawPeer(t, answer("HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nnot with "+secret[:10])) + "/token",
 	}))
 	err := soon(t, "Send", func() error { return s.Send(t.Context(), records(0, 1)) })
-	if PauseReason(err) != PausedUnauthorized || !strings.Contains(err.Error(), "status 401") {
+	if PauseReason(err) != PausedUnauthorized || !strings.Contains(err.Error(), "status 401") || strings.Contains(err.Error(), secret[:10]) {
 		t.Errorf("%v", err)
 	}
 }

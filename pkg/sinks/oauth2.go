@@ -131,7 +131,7 @@ func (s *tokenSource) fetch(ctx context.Context) (*oauth2.Token, error) {
 			reason = ReasonAuthorization
 		}
 		return nil, because(reason, "oauth2: no token from %s: status %s: %s",
-			server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)]))
+			server.Host, e.Response.Status, redact.excerpt(e.Body[:min(len(e.Body), maxExcerptRead)], true))
 	}
 	return nil, fmt.Errorf("oauth2: no token from %s: %w%s", server.Host, redact.error(withoutURL(err)), tlsHint(err))
 }

@@ -33,6 +33,8 @@ const (
 // address they were asked for, and the addresses of webhooks hold tokens.
 type redactor struct {
 	replacer *strings.Replacer
+	// values are the texts that it replaces, the longest first.
+	values []string
 	// longest is the length of the longest text it replaces.
 	longest int
 }
@@ -59,7 +61,7 @@ func newRedactor(u *url.URL, secrets ...string) *redactor {
 	// The longest first: it wins.
 	slices.SortFunc(values, func(a, b string) int { return len(b) - len(a) })
 
-	r := &redactor{}
+	r := &redactor{values: values}
 	pairs := make([]string, 0, 2*len(values))
 	for _, v := range values {
 		r.longest = max(r.longest, len(v))
@@ -82,13 +84,32 @@ func (r *redactor) error(err error) error {
 }
 
 // excerpt returns the beginning of data, of which there are at most maxExcerptRead bytes, as one
-// line of printable text.
-func (r *redactor) excerpt(data []byte) string {
+// line of printable text. cut says that there would be more of it.
+func (r *redactor) excerpt(data []byte, cut bool) string {
 	text := r.replacer.Replace(string(data))
-	if len(data) >= maxExcerptRead { // a secret may have been cut in two
+	switch { // a secret may have been cut in two
+	case len(data) >= maxExcerptRead:
 		text = text[:max(0, len(text)-r.longest)]
+	case cut:
+		text = r.withoutEnd(text)
 	}
 	return printable(text, maxExcerpt)
+}
+
+// withoutEnd hides the beginning of a secret with which a text ends.
+func (r *redactor) withoutEnd(text string) string {
+	begins := 0
+	for _, v := range r.values {
+		for n := min(len(v), len(text)); n > begins && n >= minHidden; n-- {
+			if strings.HasSuffix(text, v[:n]) {
+				begins = n
+			}
+		}
+	}
+	if begins == 0 {
+		return text
+	}
+	return text[:len(text)-begins] + hidden
 }
 
 // printable returns s as one line of printable text of at most limit bytes, and "..." if that is

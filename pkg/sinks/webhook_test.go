@@ -1022,15 +1022,22 @@ func TestRedactor(t *testing.T) {
 		{strings.Repeat("é", 300), strings.Repeat("é", 99) + "..."},
 	}
 	for _, test := range tests {
-		if got := r.excerpt([]byte(test.text)); got != test.want {
+		if got := r.excerpt([]byte(test.text), false); got != test.want {
 			t.Errorf("%q: %q, want %q", test.text, got, test.want)
 		}
 	}
 	// Wherever what was read ends, no part of a secret is left over.
 	for shift := range 40 {
 		text := strings.Repeat(" ", maxExcerptRead-shift) + strings.Repeat("qqqqqqqqqqqqqqqq", 4)
-		if got := r.excerpt([]byte(text)[:maxExcerptRead]); strings.Contains(got, "qq") {
+		if got := r.excerpt([]byte(text)[:maxExcerptRead], false); strings.Contains(got, "qq") {
 			t.Fatalf("cut after %d bytes of it: %q", shift, got)
+		}
+	}
+	for n := range len("whsec_c2VjcmV0") {
+		secret := "whsec_c2VjcmV0"[:n]
+		want := map[bool]string{true: "not for <secret>", false: "not for " + secret}[n >= minHidden]
+		if got := r.excerpt([]byte("not for "+secret), true); got != strings.TrimSpace(want) {
+			t.Errorf("cut after %d bytes of it: %q", n, got)
 		}
 	}
 
