@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,4 +121,51 @@ func overdue(t *testing.T) {
 	if got := s.delivery.Snapshot(); got.Stuck || got.FailedAttempts != 1 || s.delivery.Hanging() {
 		t.Errorf("when it has ended: %+v", got)
 	}
+}
+
+// repeater is a consumer that has to be told again.
+type repeater struct {
+	*collected
+	repeat func() error
+}
+
+func (r *repeater) Repeat(context.Context) error { return r.repeat() }
+
+func (r *repeater) RepeatInterval() time.Duration { return time.Minute }
+
+// A consumer that asks to be left alone is not told again either, whoever it has said that to.
+func TestRetryAfterHoldsForRepetitions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newFixture(t)
+		later := &sinks.RetryAfterError{Status: http.StatusTooManyRequests, After: 10 * time.Minute, Err: errors.New("status 429")}
+		var repeats atomic.Int32
+		var well atomic.Bool
+		s.to = &repeater{s.consumer, func() error {
+			repeats.Add(1)
+			if !well.Load() {
+				return later
+			}
+			return nil
+		}}
+		s.runWith(config.Flood{}, "concurrency: 2")
+		time.Sleep(9 * time.Minute)
+		synctest.Wait()
+		if n := repeats.Load(); n != 1 {
+			t.Errorf("%d repetitions", n)
+		}
+		well.Store(true)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		s.consumer.refuses(later)
+		s.store(another(event.TypeOSMessage, 1))
+		s.eventually("an event is tried", func() bool { return s.delivery.Snapshot().FailedAttempts == 1 })
+		before := repeats.Load()
+		time.Sleep(9 * time.Minute)
+		synctest.Wait()
+		if n := repeats.Load(); before < 2 || n != before {
+			t.Errorf("%d repetitions, then %d", before, n)
+		}
+		s.end()
+	})
 }

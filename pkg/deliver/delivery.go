@@ -217,6 +217,12 @@ func (d *Delivery) Run(ctx context.Context) {
 func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
 	partly := false
 	for {
+		if rest := d.Resting(); rest > 0 {
+			if !status.Sleep(ctx, rest) {
+				return
+			}
+			continue
+		}
 		v, err := d.attempt(ctx, d.repetitions(), r.Repeat)
 		if ctx.Err() != nil || errors.Is(err, sinks.ErrClosed) {
 			return

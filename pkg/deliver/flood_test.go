@@ -786,6 +786,7 @@ type fixture struct {
 	queue    *queue.Queue
 	dead     *queue.DeadLetters
 	consumer *collected
+	to       sinks.Sink // nil: consumer
 	delivery *Delivery
 	metrics  *Metrics // nil: each run has its own
 	end      func()   // at once, as a crash would
@@ -833,7 +834,7 @@ sinks: [{name: hook, webhook: {url: "http://h"}, %s}]
 	}
 	cursor.Rewind()
 	d := New(Options{
-		Config: cfg, Sink: cfg.Sinks[0], To: s.consumer, Cursor: cursor, Dead: s.dead, Metrics: cmp.Or(s.metrics, NewMetrics(nil)), Logger: zap.NewNop(),
+		Config: cfg, Sink: cfg.Sinks[0], To: cmp.Or[sinks.Sink](s.to, s.consumer), Cursor: cursor, Dead: s.dead, Metrics: cmp.Or(s.metrics, NewMetrics(nil)), Logger: zap.NewNop(),
 		May:    func() bool { return true },
 		Resume: func(context.Context) Done { return *cmp.Or(s.resume, new(Done)) },
 	})
