@@ -222,7 +222,7 @@ func (l *natsLink) watch(denied func(error)) (stop func()) {
 
 // onError is called by the library with what comes without being asked for.
 func (l *natsLink) onError(_ *nats.Conn, _ *nats.Subscription, err error) {
-	if !errors.Is(err, nats.ErrPermissionViolation) {
+	if !isOneOf(err, natsDenied...) {
 		return
 	}
 	l.mu.Lock()
@@ -608,8 +608,13 @@ func (n *natsSink) await(ctx context.Context, link *natsLink, m *natsMessage, de
 	}
 }
 
+// natsDenied are what the server does not let the client do.
+var natsDenied = []error{nats.ErrPermissionViolation, nats.ErrMaxSubscriptionsExceeded}
+
 // natsDeniesInbox reports whether the server does not let the client receive answers.
-func natsDeniesInbox(err error) bool { return strings.Contains(err.Error(), "for Subscription to") }
+func natsDeniesInbox(err error) bool {
+	return errors.Is(err, nats.ErrMaxSubscriptionsExceeded) || strings.Contains(err.Error(), "for Subscription to")
+}
 
 // refused turns what is wrong with one message into an error of Send.
 func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
@@ -648,7 +653,9 @@ var natsErrors = []knownErrors{
 		jetstream.ErrJetStreamNotEnabled, jetstream.ErrJetStreamNotEnabledForAccount, nats.ErrNoResponders,
 	}},
 	{ReasonTimeout, []error{nats.ErrTimeout, nats.ErrStaleConnection}},
-	{ReasonOverloaded, []error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
+	{ReasonOverloaded, []error{
+		nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded, nats.ErrMaxSubscriptionsExceeded,
+	}},
 	{ReasonUnavailable, []error{
 		nats.ErrDisconnected, nats.ErrConnectionClosed, nats.ErrReconnectBufExceeded, nats.ErrNoServers,
 	}},
@@ -677,7 +684,7 @@ func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(context.Cause(asking), nats.ErrPermissionViolation):
+	case isOneOf(context.Cause(asking), natsDenied...):
 		if cause := context.Cause(asking); natsDeniesInbox(cause) {
 			return cause
 		}

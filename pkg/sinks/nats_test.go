@@ -843,6 +843,25 @@ func TestNATSMayPublishNothing(t *testing.T) {
 	}
 }
 
+// That the server takes no subscription more, so that no answer arrives, is said at once; the next connection may have one.
+func TestNATSNoSubscriptionLeft(t *testing.T) {
+	t.Parallel()
+	s := startNATS(t, func(o *server.Options) { o.MaxSubs = 1 })
+	_, js := s.client()
+	s.addStream(js)
+	n := natsTo(t, s, withTimeout(time.Hour))
+	if err := n.Probe(t.Context()); err != nil { // it has one, for its own answer
+		t.Fatal(err)
+	}
+	err := soon(t, "Send", func() error { return n.Send(t.Context(), records(0, 1)) })
+	if reason, _ := ReasonOf(err); verdict(err) != "again" || reason != ReasonOverloaded || !errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
+		t.Errorf("%q: %v", reason, err)
+	}
+	if err := soon(t, "Send", func() error { return n.Send(t.Context(), records(0, 1)) }); err != nil {
+		t.Error(err)
+	}
+}
+
 // What was not answered does not keep the next attempt from being made with all of its events at once, of which a stream that is
 // far away answers none for a while.
 func TestNATSUnanswered(t *testing.T) {
