@@ -66,10 +66,14 @@ func (c *Cluster) subject(kind string) string { return "hmcnotifyd." + c.opts.Na
 // connection makes itself anew for as long as there is a Cluster.
 func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	c := &Cluster{opts: opts, log: cmp.Or(opts.Logger, zap.NewNop())}
+	said := "" // is of the goroutine that calls the handlers
 	options := append([]nats.Option{
 		nats.Name(opts.Client), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(reconnectWait/2, reconnectWait/2), nats.RetryOnFailedConnect(false),
 		nats.ReconnectBufSize(-1), // nothing is sent later than it is waited for
+		// Credentials may be changed on the servers first, and what servers know of an account is
+		// not there at once after their start: that the logon is refused is not for good.
+		nats.IgnoreAuthErrorAbort(),
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2), nats.Timeout(askTimeout),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
@@ -77,9 +81,14 @@ func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
+			said = ""
 			c.log.Info("the connection to the NATS cluster is back", zap.String("server", nc.ConnectedServerName()))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if said == err.Error() { // with each attempt to connect
+				return
+			}
+			said = err.Error()
 			c.log.Warn("the NATS cluster says that something is wrong", zap.Error(err))
 		}),
 	}, opts.Logon...)
