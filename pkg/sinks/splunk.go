@@ -240,6 +240,8 @@ func (s *splunk) acknowledged(
 	for pause := ackPause; ; pause = min(2*pause, maxAckPause) {
 		select {
 		case <-time.After(pause):
+		case <-s.life.ctx.Done(): // no request can be made any more
+			return ErrClosed
 		case <-attempt.Done():
 			return attempt.Err()
 		}

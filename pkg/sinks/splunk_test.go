@@ -258,6 +258,23 @@ func TestSplunkNotAcknowledged(t *testing.T) {
 	}
 }
 
+// With Close ends also a Send that waits for an acknowledgement.
+func TestSplunkClosedBeforeTheAcknowledgement(t *testing.T) {
+	t.Parallel()
+	leaksNothing(t)
+	c, url := collector(t, hec.Settings{Acknowledge: true, Lag: 1 << 30})
+	s := splunkTo(t, url, withAcknowledgement, withTimeout(time.Hour))
+	result := make(chan error, 1)
+	go func() { result <- s.Send(t.Context(), records(0, 1)) }()
+	eventually(t, "it is asked", func() bool { _, _, questions := c.Counts(); return questions > 0 })
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := soon(t, "Send", func() error { return <-result }); !errors.Is(err, ErrClosed) {
+		t.Errorf("%v", err)
+	}
+}
+
 // Token and configuration must agree about acknowledgements: until they do, nothing is lost.
 func TestSplunkAcknowledgementDisagrees(t *testing.T) {
 	_, with := collector(t, hec.Settings{Acknowledge: true})
