@@ -193,11 +193,6 @@ type natsLink struct {
 	dialer *natsDialer
 	// answers counts those of the stream so far.
 	answers atomic.Int64
-	// closed is closed when the connection is: no answer will arrive any more, which the library
-	// does not tell whoever waits for one. over is why.
-	closed chan struct{}
-	over   error
-	end    sync.Once
 
 	mu sync.Mutex
 	// lost is why the connection is down.
@@ -244,18 +239,6 @@ func (l *natsLink) onDisconnect(_ *nats.Conn, err error) {
 	}
 }
 
-// onClosed is called by the library when it does not reconnect.
-func (l *natsLink) onClosed(nc *nats.Conn) {
-	l.isOver(cmp.Or(nc.LastError(), nats.ErrConnectionClosed))
-}
-
-func (l *natsLink) isOver(err error) {
-	l.end.Do(func() {
-		l.over = err
-		close(l.closed)
-	})
-}
-
 func (l *natsLink) giveUp(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -299,7 +282,6 @@ func (l *natsLink) bounded(ctx context.Context) (stop func()) {
 }
 
 func (l *natsLink) close() {
-	l.isOver(nats.ErrConnectionClosed)
 	l.dialer.close()
 	l.nc.Close()
 }
@@ -328,15 +310,12 @@ func (n *natsSink) connected(ctx context.Context) (*natsLink, error) {
 
 // newLink connects.
 func (n *natsSink) newLink(ctx context.Context) (*natsLink, error) {
-	l := &natsLink{
-		dialer: &natsDialer{conns: n.conns}, watchers: make(map[*func(error)]struct{}), closed: make(chan struct{}),
-	}
+	l := &natsLink{dialer: &natsDialer{conns: n.conns}, watchers: make(map[*func(error)]struct{})}
 	options := append(slices.Clone(n.options),
 		nats.SetCustomDialer(l.dialer),
 		nats.ErrorHandler(l.onError),
 		nats.DisconnectErrHandler(l.onDisconnect),
 		nats.ReconnectErrHandler(l.onDisconnect),
-		nats.ClosedHandler(l.onClosed),
 	)
 	// The library does not know contexts: the dialer ends what it waits for.
 	stop := context.AfterFunc(ctx, l.dialer.close)
@@ -594,14 +573,6 @@ func (n *natsSink) await(ctx context.Context, link *natsLink, m *natsMessage, de
 			link.answers.Add(1)
 			m.err = n.refused(link, m, err)
 		case <-denials.more:
-		case <-link.closed:
-			select {
-			case <-m.future.Ok(): // before that
-				link.answers.Add(1)
-				return
-			default:
-				m.err = fmt.Errorf("no acknowledgement: the connection was closed: %w", link.over)
-			}
 		case <-ctx.Done():
 			m.err = ctx.Err()
 		}

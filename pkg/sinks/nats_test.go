@@ -900,48 +900,6 @@ func TestNATSUnanswered(t *testing.T) {
 	}
 }
 
-// Whoever waits for an answer on a connection that another attempt has given up, and that was replaced since, hears of that at
-// once: nobody answers there any more.
-func TestNATSGivenUp(t *testing.T) {
-	t.Parallel()
-	s := startNATS(t)
-	nc, js := s.client()
-	var heard atomic.Int32
-	silent, err := nc.Subscribe("hmc.>", func(*nats.Msg) { heard.Add(1) })
-	if err == nil {
-		err = nc.Flush()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := natsTo(t, s, withTimeout(time.Hour))
-	result := make(chan error, 1)
-	go func() { result <- n.Send(t.Context(), records(0, 1)) }()
-	eventually(t, "it waits for an answer", func() bool { return heard.Load() == 1 })
-	eventually(t, "the connection is given up", func() bool {
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-		defer cancel()
-		return n.Send(ctx, records(1, 1)) == nil || n.silent.Load()
-	})
-	if err := silent.Unsubscribe(); err != nil {
-		t.Fatal(err)
-	}
-	s.addStream(js)
-	if err := n.Send(t.Context(), records(1, 1)); err != nil {
-		t.Fatal(err)
-	}
-	err = soon(t, "Send", func() error { return <-result })
-	if verdict(err) != "again" || !strings.Contains(err.Error(), "no acknowledgement: the connection ") {
-		t.Errorf("%T %v", err, err)
-	}
-	if err := n.Send(t.Context(), records(0, 1)); err != nil {
-		t.Error(err)
-	}
-	if got := len(s.messages(js)); got != 2 {
-		t.Errorf("%d messages", got)
-	}
-}
-
 // A server that takes nothing any more: each call is bounded, also one that is in the middle of a write, and the next
 // attempt does not trust the connection.
 func TestNATSStalls(t *testing.T) {
