@@ -98,10 +98,11 @@ type Message struct {
 	HMC    string `json:"hmc"` // that told of it
 	Number int64  `json:"number"`
 	// the operating system's, in milliseconds; 0 or less: it gave none
-	Time     int64     `json:"time,omitempty"`
-	Text     string    `json:"text"`
-	Prompt   string    `json:"prompt,omitempty"` // what an answer begins with
-	Since    time.Time `json:"since"`
+	Time   int64     `json:"time,omitempty"`
+	Text   string    `json:"text"`
+	Prompt string    `json:"prompt,omitempty"` // what an answer begins with
+	Since  time.Time `json:"since"`
+	// Received is when it came, or up to an hour before an HMC was last seen to hold it.
 	Received time.Time `json:"received"`
 	// Stopped says that the system has stopped since: the next one does not wait for an answer to
 	// it.

@@ -71,8 +71,14 @@ func (r *Recorder) StillHeld(ctx context.Context, uri string, messages [][]byte,
 		}
 	}
 	t.answered(uri, func(m *estate.Message) bool {
-		// what has come since the list was asked for may not be in it
-		return m.Received.After(asked) || listed[waitingKey(m.Time, m.Text)]
+		if m.Received.After(asked) { // what has come since the list was asked for may not be in it
+			return true
+		}
+		held := listed[waitingKey(m.Time, m.Text)]
+		if held && asked.Sub(m.Received) >= time.Hour {
+			m.Received = asked // it waits for as long as the HMC says so
+		}
+		return held
 	})
 	t.send()
 }
@@ -102,7 +108,8 @@ func (t *tx) answered(uri string, still func(*estate.Message) bool) {
 	if !ok || len(known.Waiting) == 0 {
 		return
 	}
-	var over, rest []estate.Message
+	var over []estate.Message
+	rest := make([]estate.Message, 0, len(known.Waiting))
 	for i := range known.Waiting {
 		if m := known.Waiting[i]; still(&m) {
 			rest = append(rest, m)
@@ -110,12 +117,10 @@ func (t *tx) answered(uri string, still func(*estate.Message) bool) {
 			over = append(over, m)
 		}
 	}
-	if len(over) == 0 {
+	if slices.Equal(rest, known.Waiting) {
 		return
 	}
-	t.g.Estate.Update(uri, known.Class, known.Name, time.Time{}, func(r *estate.Resource) {
-		r.Waiting = append([]estate.Message{}, rest...)
-	})
+	t.g.Estate.Update(uri, known.Class, known.Name, time.Time{}, func(r *estate.Resource) { r.Waiting = rest })
 	for i := range over {
 		t.put(t.answer(&known, &over[i]))
 	}

@@ -226,6 +226,68 @@ func TestStillHeld(t *testing.T) {
 	}
 }
 
+// A message waits for as long as the HMC lists it as held, be it for days and over restarts; where the HMC cannot be asked, for one.
+func TestHeldForDays(t *testing.T) {
+	const (
+		uri     = "/api/logical-partitions/l"
+		message = `{"sequence-number":1,"message-text":"*17 DFS996I *IMS READY*","timestamp":1000,"is-held":true}`
+	)
+	h := newHouse(t, 1)
+	r, _ := h.open("a")
+	connect(r)
+	start := time.Now()
+	at := func(age time.Duration) { r.now = func() time.Time { return start.Add(age) } }
+	answered := func(what string, want int) {
+		t.Helper()
+		n := 0
+		for _, e := range h.events() {
+			if event.Member(e.Body, "answered") != nil {
+				n++
+			}
+		}
+		if known, _ := h.group.Estate.Lookup(uri); n != want || len(known.Waiting) != 1-want {
+			t.Fatalf("%s: %d answered, %d wait", what, n, len(known.Waiting))
+		}
+	}
+	held := func() {
+		received(t, r, "u.osm", stopped(uri, event.TypeOSMessage), `{"os-messages":[`+message+`]}`)
+		r.Flush(t.Context())
+	}
+	asked := func(age time.Duration) {
+		at(age)
+		r.StillHeld(t.Context(), uri, [][]byte{[]byte(message)}, start.Add(age))
+		r.tick(t.Context(), false)
+	}
+	held()
+	for age := 10 * time.Minute; age < 72*time.Hour; age += 50 * time.Minute {
+		asked(age)
+		answered(age.String(), 0)
+	}
+	at(95 * time.Hour)
+	r.tick(t.Context(), false)
+	answered("asked a day ago", 0)
+	at(97 * time.Hour)
+	r.tick(t.Context(), false)
+	answered("not asked for more than a day", 1)
+
+	h = newHouse(t, 1)
+	r, _ = h.open("a")
+	at(-30 * time.Hour)
+	connect(r)
+	held()
+	answered("before the restart", 0)
+	h.group = NewGroup("east", h.queue, zap.NewNop())
+	h.group.Configured(1)
+	r, _ = h.open("a")
+	connect(r)
+	r.tick(t.Context(), false)
+	answered("not asked since the restart", 0)
+	asked(time.Minute)
+	at(3 * time.Hour)
+	r.tick(t.Context(), false)
+	answered("asked since", 0)
+}
+
 // Of an adapter no notification tells the CPC: the HMC is asked once. Events of adapters of the same name on two CPCs differ in it.
 func TestWhereAnAdapterIs(t *testing.T) {
 	h := newHouse(t, 1)
