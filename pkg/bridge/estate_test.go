@@ -316,3 +316,36 @@ func TestListedBeforeItIsRecorded(t *testing.T) {
 		t.Errorf("reported %q", got)
 	}
 }
+
+// Operators make a status acceptable, and the HMC tells that the property has changed, and not what follows from it: the list does.
+func TestAcceptableStatusThatOnlyTheListTells(t *testing.T) {
+	t.Parallel()
+	sim := hmctest.Start(t, hmcsim.Options{CPCs: 2, Partitions: 10})
+	p := dpm(t, sim, 1)[0]
+	if err := sim.SetPartitionStatus(p.ID, "active"); err != nil { // which is acceptable
+		t.Fatal(err)
+	}
+	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d.connected("a")
+	d.estateKnown("a", 12)
+	headers := func(typ string) []hmcsim.Header {
+		return []hmcsim.Header{
+			{Name: "notification-type", Value: typ}, {Name: "class", Value: "partition"}, {Name: "name", Value: p.Name},
+			{Name: "object-uri", Value: p.URI}, {Name: "property-names", Value: " acceptable-status "},
+		}
+	}
+	told := func(text, origin string) {
+		t.Helper()
+		d.eventually(text, func() bool {
+			return slices.ContainsFunc(about(d.consumer.got(), p.Name, event.TypeStatusChange), func(e *event.Event) bool {
+				return e.Origin == origin && strings.Contains(e.Summary, text)
+			})
+		})
+	}
+	// It was not, before they did.
+	d.raw(sim, headers(event.TypeStatusChange), `{"change-reports":[{"has-unacceptable-status":true}]}`)
+	told("the status active is unacceptable now", event.OriginLive)
+	d.raw(sim, headers(event.TypePropertyChange),
+		`{"change-reports":[{"property-name":"acceptable-status","old-value":["stopped"],"new-value":["active","stopped"]}]}`)
+	told("the status active is acceptable now", event.OriginReconcile)
+}

@@ -54,9 +54,8 @@ type keeper struct {
 	// pingFailing is of the keeper's goroutine alone.
 	pingFailing bool
 
-	// mu guards what follows, and the fields of the parts above that say so. The recorder is
-	// never called while it is held, so that it may ask the source whatever lock it holds
-	// itself.
+	// mu guards what follows, and the fields of the parts above that say so. The recorder is never
+	// called while it is held, so that it may ask the source whatever lock it holds itself.
 	mu    sync.Mutex
 	again map[string]*retry // topics that the broker took away
 }
@@ -314,10 +313,11 @@ func (k *keeper) notified(n *translate.Notification) {
 	case event.TypeInventoryChange:
 		k.lister.ask()
 	case event.TypePropertyChange:
-		// By another name a partition may be one whose messages are to be followed, or not
-		// any more. Hardware messages name their CPC.
-		matters := len(k.Cfg.OSMessages) > 0 || k.hardware != nil && n.Resource.Class == estate.ClassCPC
-		if matters && strings.Contains(n.Headers.Get("property-names"), " name ") {
+		// A name decides whose messages are followed, and hardware messages have that of their
+		// CPC. That a status is acceptable now may be told by the list alone.
+		names := n.Headers.Get("property-names")
+		named := len(k.Cfg.OSMessages) > 0 || k.hardware != nil && n.Resource.Class == estate.ClassCPC
+		if named && strings.Contains(names, " name ") || strings.Contains(names, " acceptable-status ") {
 			k.lister.ask()
 		}
 	case event.TypeStatusChange:
