@@ -142,6 +142,12 @@ const notOperating = "not-operating"
 // atRest are the statuses from which an activation leads to notOperating, by class.
 var atRest = map[string]string{ClassLogicalPartition: "not-activated", ClassCPC: "no-power"}
 
+// Activated says whether a resource that has come from one status to another was activated, and has
+// not started yet.
+func Activated(class, from, to string) bool {
+	return to == notOperating && from != "" && from == atRest[class]
+}
+
 // Runs says whether a status is one in which an operating system runs, at least in part.
 func Runs(status string) bool {
 	switch status {
@@ -154,7 +160,7 @@ func Runs(status string) bool {
 // moved notes what follows from another status, which it has since at, and of which was heard now.
 func (r *Resource) moved(to string, at, now time.Time) {
 	r.Starting = time.Time{}
-	if to == notOperating && r.Status != "" && r.Status == atRest[r.Class] {
+	if Activated(r.Class, r.Status, to) {
 		r.Starting = now
 	}
 	switch {

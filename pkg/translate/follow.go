@@ -3,7 +3,6 @@ package translate
 import (
 	"bytes"
 	"cmp"
-	"slices"
 	"strings"
 	"time"
 
@@ -114,9 +113,9 @@ func (c *Converter) followStatus(n *Notification, o *outcome) {
 		URI: n.Resource.ObjectURI, Class: n.Resource.Class, Name: c.resource.Name,
 		Status: o.status, Judged: o.judged, Since: e.Time,
 	}, e.Received)
-	if !is.Starting.IsZero() && slices.ContainsFunc(n.Reports, ran) {
-		is.Starting = time.Time{} // it has operated since it was activated
-		c.setStarting(&is, time.Time{})
+	if since := started(n, &is, was.Status != is.Status); !since.Equal(is.Starting) {
+		is.Starting = since
+		c.setStarting(&is, since)
 	}
 	o.complete(&is)
 	// That the same status is acceptable now, or not any more, is news too.
@@ -136,8 +135,23 @@ func (c *Converter) followStatus(n *Notification, o *outcome) {
 	}
 }
 
-// ran says whether a report tells of a status in which a system runs.
-func ran(r event.Report) bool { return estate.Runs(r.OldStatus) || estate.Runs(r.NewStatus) }
+// started returns since when a resource has been activated and has not operated yet. What its HMC
+// reports counts more than what was known before; news says that it has another status now.
+func started(n *Notification, known *estate.Resource, news bool) time.Time {
+	since := known.Starting
+	for i := range n.Reports {
+		r := &n.Reports[i]
+		switch {
+		case estate.Activated(known.Class, r.OldStatus, r.NewStatus):
+			if news {
+				since = n.Received
+			}
+		case estate.Runs(r.OldStatus), r.NewStatus != "" && r.NewStatus != notOperating:
+			since, news = time.Time{}, true
+		}
+	}
+	return since
+}
 
 func (c *Converter) setStarting(r *estate.Resource, since time.Time) {
 	c.estate.Update(r.URI, r.Class, r.Name, time.Time{}, func(known *estate.Resource) { known.Starting = since })

@@ -44,6 +44,12 @@ func TestActivation(t *testing.T) {
 			event.SeverityCritical, true,
 		},
 		{"acceptable", "logical-partition", "not-activated not-operating=false", "", config.Severity{}, event.SeverityInfo, true},
+		{"known to be something else", "logical-partition", "operating:not-activated not-operating", "", config.Severity{}, event.SeverityWarning, true},
+		{"nothing is known", "logical-partition", ":not-activated not-operating", "", config.Severity{}, event.SeverityWarning, true},
+		{"nothing is known of one that has operated", "logical-partition", ":operating not-operating", "", config.Severity{}, event.SeverityCritical, false},
+		{"known to be at rest, and has operated", "logical-partition", "not-activated:operating not-operating", "", config.Severity{}, event.SeverityCritical, false},
+		{"activated anew in one notification", "logical-partition", "operating not-activated,not-operating", "", config.Severity{}, event.SeverityWarning, true},
+		{"given up in one notification", "logical-partition", "operating not-activated,not-operating,not-activated", "", config.Severity{}, event.SeverityWarning, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -51,7 +57,12 @@ func TestActivation(t *testing.T) {
 			c.Severities = NewSeverities(test.severities)
 			at := time.Unix(1_700_000_000, 0)
 			var e event.Event
-			steps := strings.Fields(test.path)
+			known, path, otherwise := strings.Cut(test.path, ":") // than the first report says
+			if !otherwise {
+				known, _, _ = strings.Cut(test.path, " ")
+				path = test.path
+			}
+			steps := strings.Fields(path)
 			for i, step := range steps[1:] {
 				var reports []string
 				old := steps[i]
@@ -63,8 +74,8 @@ func TestActivation(t *testing.T) {
 					reports = append(reports, fmt.Sprintf(`{"old-status":%q,"new-status":%q%s}`, old, to, judged))
 					old = to
 				}
-				if i == 0 { // what it was before is known
-					c.estate.SetStatus(&estate.Resource{URI: uri, Class: test.class, Name: "LP01", Status: steps[0], Since: at}, at)
+				if i == 0 && known != "" { // what it was before is known
+					c.estate.SetStatus(&estate.Resource{URI: uri, Class: test.class, Name: "LP01", Status: known, Since: at}, at)
 				}
 				var n Notification
 				n.Parse(&receiver.Notification{
