@@ -7,7 +7,7 @@ import "iter"
 type Report struct {
 	OldStatus, NewStatus string
 	// OldAdditional and NewAdditional are JSON: classes have the additional status in several
-	// forms.
+	// forms. One that is empty is none, as null is.
 	OldAdditional, NewAdditional []byte
 	// Unacceptable is has-unacceptable-status, the HMC's own judgement of the new status;
 	// Judged says that it is told.
@@ -62,9 +62,9 @@ func (r *Report) set(name, value []byte) {
 	case "new-status":
 		r.NewStatus = String(value)
 	case "old-additional-status":
-		r.OldAdditional = value
+		r.OldAdditional = unlessEmpty(value)
 	case "new-additional-status":
-		r.NewAdditional = value
+		r.NewAdditional = unlessEmpty(value)
 	case "has-unacceptable-status":
 		r.Unacceptable, r.Judged = True(value), true
 	case "property-name":
@@ -74,6 +74,14 @@ func (r *Report) set(name, value []byte) {
 	case "new-value":
 		r.NewValue = value
 	}
+}
+
+// unlessEmpty returns a JSON value; nil: it is an empty string.
+func unlessEmpty(value []byte) []byte {
+	if string(value) == `""` {
+		return nil
+	}
+	return value
 }
 
 // IsStatus says whether a property is a status by another name: of a storage group whether its

@@ -441,6 +441,12 @@ func TestAlertSelection(t *testing.T) {
 	a.must(statusOf(partition("TEST1"), "paused", event.SeverityInfo))
 	a.must(statusOf(partition("PROD3"), "reserved", event.SeverityInfo))
 	a.expect(f, "HMCResourceStatus a PROD2 info firing")
+	for _, report := range []string{`"has-unacceptable-status":false`, `"old-additional-status":"a","new-additional-status":"b"`} { // the status is what it was
+		same := statusOf(partition("PROD2"), "", event.SeverityInfo)
+		same.Body = []byte(`{"change-reports":[{` + report + `}]}`)
+		a.must(same)
+	}
+	a.expect(f, "HMCResourceStatus a PROD2 info firing")
 	a.must(statusOf(partition("PROD2"), "active", event.SeverityInfo))
 	a.expect(f, "HMCResourceStatus a PROD2 info resolved")
 	s := a.sink.(Selector)

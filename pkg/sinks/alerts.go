@@ -245,6 +245,9 @@ func (b *alertBook) status(e *news) (keys []string, ok bool) {
 	if uri == "" {
 		return nil, true
 	}
+	if len(b.statuses) > 0 && newStatus(e.Event) == "" {
+		return nil, true // the status is what it was
+	}
 	key := keyStatus + uri
 	if !b.fires(e.Event) || !b.selects(e.record) {
 		return b.resolve(key, newStatus(e.Event), e), true

@@ -161,6 +161,53 @@ func TestReportsWithSomeKeysOnly(t *testing.T) {
 	}
 }
 
+// A report that names no status is rated by the one that there is: nothing is over because an additional status has changed.
+func TestReportsThatNameNoStatus(t *testing.T) {
+	c := newConverter()
+	headers := []string{"class", "logical-partition", "name", "LP01", "object-uri", "/api/logical-partitions/1"}
+	change := func(reports string) event.Event {
+		return described(c, "status-change", `{"change-reports":`+reports+`}`, headers...)[0]
+	}
+	for _, step := range []struct{ reports, summary, severity string }{
+		{`[{"new-additional-status":"a"}]`, "(additional status a)", event.SeverityInfo}, // nothing is known
+		{`[{"old-status":"operating","new-status":"not-operating"}]`, "operating -> not-operating", event.SeverityCritical},
+		{`[{"old-additional-status":"a","new-additional-status":"b"}]`, "(additional status b)", event.SeverityCritical},
+		{`[{"old-status":null,"new-status":null,"old-additional-status":"b","new-additional-status":null}]`, "status changed", event.SeverityCritical},
+		{`[{"has-unacceptable-status":false}]`, "the status not-operating is acceptable now", event.SeverityInfo},
+		{`[{"old-additional-status":null,"new-additional-status":"c"}]`, "(additional status c)", event.SeverityInfo},
+		{`[{"has-unacceptable-status":true}]`, "the status not-operating is unacceptable now", event.SeverityCritical},
+		{`[{}]`, "status changed", event.SeverityCritical},
+		{`[{"old-status":"not-operating","new-status":"operating","has-unacceptable-status":false}]`, "not-operating -> operating", event.SeverityInfo},
+		{`[{"old-additional-status":"c","new-additional-status":"d"}]`, "(additional status d)", event.SeverityInfo},
+	} {
+		if e := change(step.reports); !strings.Contains(e.Summary, "LP01: "+step.summary) || e.Severity != step.severity || e.Repeat {
+			t.Errorf("%s: %q, %s, repeat %v", step.reports, e.Summary, e.Severity, e.Repeat)
+		}
+	}
+}
+
+// An additional status that is empty is none, whichever way an HMC writes that: the change is the same.
+func TestEmptyAdditionalStatus(t *testing.T) {
+	c, says := newConverter(), make(map[event.ID]bool)
+	for i, additional := range []string{`null,"new-additional-status":null`, `"","new-additional-status":""`, `null,"new-additional-status":""`, `"","new-additional-status":null`} {
+		body := `{"change-reports":[{"old-status":"operating","new-status":"not-operating","old-additional-status":` + additional + `}]}`
+		headers := []string{"class", "logical-partition", "name", "LP01", "object-uri", "/api/logical-partitions/1"}
+		if e := described(c, "status-change", body, headers...)[0]; e.Repeat != (i > 0) || !strings.HasSuffix(e.Summary, "-> not-operating") {
+			t.Errorf("%s: repeat %v, %q", additional, e.Repeat, e.Summary)
+		}
+		var n Notification
+		n.Parse(&receiver.Notification{
+			Topic: "u.1", Body: []byte(body),
+			Headers: receiver.Headers{{Name: "notification-type", Value: "status-change"}, {Name: "object-uri", Value: "/api/logical-partitions/1"}},
+		}, true)
+		what, _, ok := n.Content()
+		says[what] = ok
+	}
+	if len(says) != 1 {
+		t.Errorf("%d HMCs of a group say %d things", 4, len(says))
+	}
+}
+
 // A time that no JSON can hold is none.
 func TestTimesBeyondTheEra(t *testing.T) {
 	for _, ms := range []string{"253402300800000", "9223372036854775807", "-1", "0", "x"} {

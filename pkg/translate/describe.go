@@ -51,7 +51,7 @@ func (c *Converter) describeStatusChange(e *event.Event, reports []event.Report,
 	}
 	last := reports[len(reports)-1]
 	what := pathOf(reports)
-	if what == "" && o.judged != estate.Unjudged {
+	if what == "" && slices.ContainsFunc(reports, func(r event.Report) bool { return r.Judged }) {
 		what = "the status " + o.status
 		what = strings.TrimSpace(what) + " is acceptable now"
 		if o.judged == estate.Unacceptable {

@@ -95,7 +95,10 @@ func (c *Converter) followOther(n *Notification, o *outcome) {
 }
 
 func (c *Converter) followStatus(n *Notification, o *outcome) {
-	if o.status == "" && o.judged == estate.Unjudged {
+	if o.status == "" && o.judged == estate.Unjudged { // the status is what it was
+		if known, ok := c.estate.Lookup(n.Resource.ObjectURI); ok {
+			o.complete(&known)
+		}
 		return
 	}
 	told, same, news := o.status != "", true, len(n.Reports)
