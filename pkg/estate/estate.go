@@ -410,6 +410,18 @@ func (e *Estate) Starting(before time.Time) (list []Resource) {
 	return list
 }
 
+// SharesName says whether another resource than this one has a name.
+func (e *Estate) SharesName(uri, name string) bool {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	for _, o := range e.objects {
+		if o.Name == name && o.URI != uri {
+			return true
+		}
+	}
+	return false
+}
+
 // place is where something belongs that is not listed, and the status that it was told to have
 // last.
 type place struct {

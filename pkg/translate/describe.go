@@ -26,7 +26,7 @@ func (c *Converter) describe(e *event.Event, n *Notification, o *outcome) {
 	switch e.Type {
 	case event.TypeStatusChange:
 		c.describeStatusChange(e, n.Reports, o)
-		c.explain(e, o)
+		c.explain(e, n.Reports)
 	case event.TypePropertyChange:
 		describePropertyChange(e, n.Reports)
 		c.ratePropertyChange(e, n.Reports)

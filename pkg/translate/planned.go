@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 )
 
@@ -15,6 +16,8 @@ const (
 	maxOperations = 64
 	// maxOperationWords bounds how much of an entry's text is.
 	maxOperationWords = 60
+	// maxPast bounds how many statuses of a resource an operation may be followed by.
+	maxPast = 16
 )
 
 // Operations are what the audit logs of a group have said lately that somebody does to a CPC or
@@ -22,7 +25,8 @@ const (
 //
 // What an HMC writes for each operation is not public. So an entry counts only where it says all of
 // it by itself: who did it, by its userid; what, by the name of an operation of the Web Services
-// API; and to what, by the name of the resource, whole. Nothing else is taken for an explanation.
+// API; and to what, by the name of the resource, whole, and that of its CPC where another resource
+// has the name too. Nothing else is taken for an explanation.
 type Operations struct{ list []operation }
 
 type operation struct {
@@ -30,6 +34,8 @@ type operation struct {
 	user  string
 	words []string
 	at    time.Time
+	// past are the statuses that have come since, by the URI of what is named.
+	past map[string][]string
 }
 
 // operationKind is an operation of the Web Services API that changes the status of a CPC, LPAR or
@@ -96,7 +102,7 @@ func (o *Operations) note(l *LogEntry, at time.Time) {
 	if len(o.list) >= maxOperations {
 		o.list = slices.Delete(o.list, 0, 1)
 	}
-	o.list = append(o.list, operation{kind, strings.Clone(l.Userid), words, at})
+	o.list = append(o.list, operation{kind, strings.Clone(l.Userid), words, at, make(map[string][]string)})
 }
 
 func kindOf(word string) *operationKind {
@@ -121,30 +127,60 @@ func wordsOf(text string) []string {
 	return words
 }
 
-// explain says in words who has brought a resource to a status; "": nobody is known to have.
-func (o *Operations) explain(name, status string, at time.Time) string {
-	if name == "" {
+// leads says whether the operation may have led to the last of the statuses that a resource has
+// come to: to each once, and to none after the one in which the system runs that it was to bring
+// up. Whatever else happens in that minute is no work of it.
+func (op *operation) leads(uri string, path []string) bool {
+	past := op.past[uri]
+	switch n := len(past) - len(path); {
+	case n >= 0 && slices.Equal(past[n:], path): // told once more
+		past = past[:n]
+	case len(past)+len(path) <= maxPast:
+		op.past[strings.Clone(uri)] = append(past, path...)
+	default:
+		return false
+	}
+	last := len(path) - 1
+	wanted := func(status string) bool { return slices.Contains(op.kind.to, status) }
+	return wanted(path[last]) && !slices.ContainsFunc(slices.Concat(past, path[:last]), func(before string) bool {
+		return before == path[last] || wanted(before) && estate.Runs(before)
+	})
+}
+
+// explain says in words who has brought a resource to a status, by a path of one or more; "":
+// nobody is known to have. shared says whether another resource has its name.
+func (o *Operations) explain(r *event.Resource, path []string, at time.Time, shared func() bool) (why string) {
+	if r.Name == "" || len(path) == 0 {
 		return ""
 	}
 	for i := len(o.list) - 1; i >= 0; i-- {
 		op := &o.list[i]
 		age := at.Sub(op.at)
-		if age > explainsFor || age < -explainsFor {
+		if age > explainsFor || age < -explainsFor || !slices.Contains(op.words, r.Name) ||
+			!slices.Contains(op.words, r.CPC) && shared() {
 			continue
 		}
-		if slices.Contains(op.kind.to, status) && slices.Contains(op.words, name) {
-			return op.kind.done + " by " + op.user
+		if op.leads(r.ObjectURI, path) && why == "" {
+			why = op.kind.done + " by " + op.user
 		}
 	}
-	return ""
+	return why
 }
 
 // explain marks a status change that somebody wanted.
-func (c *Converter) explain(e *event.Event, o *outcome) {
-	if c.operations == nil || e.Resource == nil || o.status == "" {
+func (c *Converter) explain(e *event.Event, reports []event.Report) {
+	if c.operations == nil || len(c.operations.list) == 0 || e.Resource == nil {
 		return
 	}
-	why := c.operations.explain(e.Resource.Name, o.status, e.Received)
+	var path []string
+	for i := range reports {
+		if s := reports[i].NewStatus; s != "" && (len(path) == 0 || path[len(path)-1] != s) {
+			path = append(path, strings.Clone(s))
+		}
+	}
+	r := e.Resource
+	shared := func() bool { return c.estate.SharesName(r.ObjectURI, r.Name) }
+	why := c.operations.explain(r, path, e.Received, shared)
 	if why == "" {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 )
@@ -61,7 +62,75 @@ func TestPlanned(t *testing.T) {
 	for i := range 3 * maxOperations {
 		o.note(&LogEntry{Userid: "U", Message: fmt.Sprintf("Stop of P%d", i)}, time.Now())
 	}
-	if len(o.list) != maxOperations || o.explain("P1", "stopped", time.Now()) != "" || o.explain(fmt.Sprintf("P%d", 3*maxOperations-1), "stopped", time.Now()) == "" {
+	explained := func(name string) bool {
+		r := &event.Resource{Name: name, ObjectURI: "/api/partitions/" + name}
+		return o.explain(r, []string{"stopped"}, time.Now(), func() bool { return false }) != ""
+	}
+	if len(o.list) != maxOperations || explained("P1") || !explained(fmt.Sprintf("P%d", 3*maxOperations-1)) {
 		t.Errorf("%d are remembered", len(o.list))
+	}
+}
+
+// An operation leads to a status once. What stops again in the same minute, or once the system has run that was to be brought up,
+// has failed: nobody wanted that. The other LP01, on another CPC, was not named.
+func TestPlannedOnce(t *testing.T) {
+	t.Parallel()
+	const other = "/api/logical-partitions/2"
+	for _, test := range []struct {
+		entry, path string
+		want        string // which of the statuses are planned
+	}{
+		{"Load of LP01 on M90", "not-operating operating", "yy"},
+		{"Load of LP01 on M90", "not-operating operating not-operating", "yyn"}, // the IPL has failed
+		{"Load of LP01 on M90", "operating not-operating", "yn"},
+		{"Load of LP01 on M90", "not-operating,operating", "y"},
+		{"Load of LP01 on M90", "not-operating,operating,not-operating", "n"},
+		{"Load of LP01 on M90", "not-operating not-operating,operating not-operating", "yyn"},
+		{"Load of LP01 on M90", "not-operating,operating not-operating,operating not-operating", "yyn"},
+		{"Load of LP01 on M90", "not-operating not-operating operating operating", "yyyy"}, // told twice
+		{"Reset of LP01 on M90", "not-operating operating not-operating", "ynn"},
+		{"Activate of LP01 on M90", "not-operating operating exceptions not-operating", "yynn"},
+		{"Deactivate of LP01 on M90", "exceptions not-activated", "ny"},
+		{"Stop of LP01 on M90", "stopping stopped", "yy"},
+		{"Deactivate of LP01", "not-activated", "n"}, // of which of the two?
+		{"Deactivate of LP01 on T29", "not-activated", "n"},
+		{"Deactivate of LP01 on T29", "other:not-activated", "y"},
+	} {
+		t.Run(test.entry+", "+test.path, func(t *testing.T) {
+			t.Parallel()
+			c := newConverter()
+			c.operations = new(Operations)
+			c.estate.Learn(&estate.Listing{HMC: "hmc-east", Resources: []estate.Resource{
+				{URI: "/api/logical-partitions/1", Class: "logical-partition", Name: "LP01", CPC: "M90"},
+				{URI: other, Class: "logical-partition", Name: "LP01", CPC: "T29"},
+			}})
+			at := time.Unix(1_700_000_000, 0)
+			c.operations.note(&LogEntry{Userid: "OPER1", Message: test.entry}, at)
+			uri, path := "/api/logical-partitions/1", test.path
+			if rest, ok := strings.CutPrefix(path, "other:"); ok {
+				uri, path = other, rest
+			}
+			got := ""
+			for i, status := range strings.Fields(path) {
+				reports := `{"new-status":"` + strings.ReplaceAll(status, ",", `"},{"new-status":"`) + `"}`
+				var n Notification
+				n.Parse(&receiver.Notification{
+					Topic: "u.1", Received: at.Add(time.Duration(i+1) * time.Second), Body: []byte(`{"change-reports":[` + reports + `]}`),
+					Headers: receiver.Headers{
+						{Name: "notification-type", Value: "status-change"}, {Name: "class", Value: "logical-partition"}, {Name: "object-uri", Value: uri},
+					},
+				}, true)
+				c.Convert(&n, event.IDOf("x"), func(p *Part) {
+					got += map[bool]string{true: "y", false: "n"}[p.Planned]
+					again := *p.Event
+					if c.Describe(&again); again.Planned != p.Planned { // with where it is, for example
+						t.Errorf("%s is planned: %v, and then %v", status, p.Planned, again.Planned)
+					}
+				})
+			}
+			if got != test.want {
+				t.Errorf("%s, want %s", got, test.want)
+			}
+		})
 	}
 }
