@@ -202,17 +202,19 @@ const maxMessage = 500
 func newHTTPError(r *call) *HTTPError {
 	e := &HTTPError{Status: r.status, Reason: NoReason, Method: r.method, URI: r.uri}
 	var answer struct {
-		Reason  *int   `json:"reason"`
-		Message string `json:"message"`
+		Reason  json.RawMessage `json:"reason"`
+		Message string          `json:"message"`
 	}
+	isAPI := json.Unmarshal(r.data, &answer) == nil
+	reason, given := whole(answer.Reason)
 	switch {
 	case bytes.Contains(r.data, []byte("Web Services are not enabled")):
 		// Captured from a real HMC: status 500, text/html, a
 		// javax.servlet.ServletException.
 		e.Message = "the Web Services API is not enabled: enable it on the HMC, in the task Customize API Settings"
-	case json.Unmarshal(r.data, &answer) == nil && (answer.Reason != nil || answer.Message != ""):
-		if answer.Reason != nil {
-			e.Reason = *answer.Reason
+	case isAPI && (given || answer.Message != ""):
+		if given {
+			e.Reason = reason
 		}
 		e.Message = answer.Message
 	case e.Status/100 == 3:

@@ -13,6 +13,9 @@ package hmc
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"strconv"
+	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 )
@@ -142,6 +145,12 @@ type Job struct {
 	ReasonCode *int `json:"job-reason-code"`
 	// Results are as the operation documents them; nil: none.
 	Results json.RawMessage `json:"job-results"`
+}
+
+// whole reads a whole number, or one in a string, as HMCs write some.
+func whole(raw json.RawMessage) (n int, ok bool) {
+	f, err := strconv.ParseFloat(strings.Trim(string(raw), `"`), 64)
+	return int(f), err == nil && f == math.Trunc(f) && math.Abs(f) <= math.MaxInt32
 }
 
 // maxMended bounds the answers that are mended, which takes three times their memory.

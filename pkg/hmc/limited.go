@@ -43,6 +43,7 @@ type limited[T any] struct {
 	member string // of the answer, that has the list
 	what   string
 	max    int
+	data   []byte
 	items  []T
 	more   bool
 }
@@ -52,7 +53,9 @@ func (l *limited[T]) decode(data []byte, cut bool) error {
 		return json.Unmarshal(data, new(json.RawMessage)) // which says what is wrong
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
+	l.data = data
 	err := l.read(d)
+	l.data = nil
 	if cut && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 		l.more, err = true, nil
 	}
@@ -99,13 +102,36 @@ func (l *limited[T]) readItems(d *json.Decoder) error {
 			return nil
 		}
 		var item T
+		before := d.InputOffset()
 		if err := d.Decode(&item); err != nil {
-			return err
+			raw := bytes.TrimLeft(l.data[before:d.InputOffset()], ", \t\r\n")
+			if item, err = withoutOdd[T](raw, err); err != nil {
+				return err
+			}
 		}
 		l.items = append(l.items, item)
 	}
 	_, err := d.Token()
 	return err
+}
+
+// withoutOdd reads an object again of which a property is of another type than the documented one,
+// as err says: that is taken for absent.
+func withoutOdd[T any](object []byte, err error) (item T, _ error) {
+	if odd, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok || odd.Field == "" {
+		return item, err
+	}
+	var properties map[string]json.RawMessage
+	if err := json.Unmarshal(object, &properties); err != nil {
+		return item, err
+	}
+	for name, value := range properties {
+		alone, err := json.Marshal(map[string]json.RawMessage{name: value})
+		if err == nil && json.Unmarshal(alone, new(T)) == nil {
+			_ = json.Unmarshal(alone, &item)
+		}
+	}
+	return item, nil
 }
 
 // list returns the elements, and a TooManyError where there are more of them.

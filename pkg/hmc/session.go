@@ -2,6 +2,7 @@ package hmc
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,6 +22,8 @@ const (
 	logonGrace = 3 * time.Second
 	// How long the logoff of a session takes at most that the caller never sees.
 	cleanupTimeout = 5 * time.Second
+	// What expires in more days than this never does.
+	longestPassword = 100 * 365
 )
 
 // Session is a session of the Web Services API. Its methods may be used from any goroutine. It
@@ -48,11 +51,11 @@ type Session struct {
 
 // logonAnswer is what the HMC answers to a logon.
 type logonAnswer struct {
-	ID              string `json:"api-session"`
-	Credential      string `json:"session-credential"`
-	ObjectTopic     string `json:"notification-topic"`
-	JobTopic        string `json:"job-notification-topic"`
-	PasswordExpires *int   `json:"password-expires"`
+	ID              string          `json:"api-session"`
+	Credential      string          `json:"session-credential"`
+	ObjectTopic     string          `json:"notification-topic"`
+	JobTopic        string          `json:"job-notification-topic"`
+	PasswordExpires json.RawMessage `json:"password-expires"`
 }
 
 // Logon makes a session on the host of Host. The caller must end it with Logoff on every way out.
@@ -84,8 +87,8 @@ func (c *Client) Logon(ctx context.Context, userid, password string) (*Session, 
 	s.host = r.host
 	s.note()
 	s.ObjectTopic, s.JobTopic = answer.ObjectTopic, answer.JobTopic
-	if answer.PasswordExpires != nil {
-		s.PasswordExpires = *answer.PasswordExpires
+	if days, ok := whole(answer.PasswordExpires); ok && days <= longestPassword {
+		s.PasswordExpires = max(days, -1)
 	}
 	var refusal *HTTPError
 	errors.As(err, &refusal)
