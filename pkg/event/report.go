@@ -66,7 +66,8 @@ func (r *Report) set(name, value []byte) {
 	case "new-additional-status":
 		r.NewAdditional = unlessEmpty(value)
 	case "has-unacceptable-status":
-		r.Unacceptable, r.Judged = True(value), true
+		r.Unacceptable = True(value)
+		r.Judged = r.Unacceptable || string(value) == "false" || string(value) == `"false"`
 	case "property-name":
 		r.Property = String(value)
 	case "old-value":

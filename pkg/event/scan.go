@@ -244,8 +244,9 @@ func digits(value []byte) (n int64, ok bool) {
 	return n, true
 }
 
-// True reports whether the value is the JSON literal true.
-func True(value []byte) bool { return string(value) == "true" }
+// True reports whether the value is the JSON literal true, or that in a string, as it may come
+// where numbers do.
+func True(value []byte) bool { return string(value) == "true" || string(value) == `"true"` }
 
 // enter returns the index of the first member or element behind the opening bracket, and whether
 // there is one.

@@ -92,6 +92,22 @@ func TestNumbersAsHMCsWriteThem(t *testing.T) {
 	}
 }
 
+// So may booleans be, in strings; what is none says nothing.
+func TestBooleansAsHMCsWriteThem(t *testing.T) {
+	for value, want := range map[string]struct{ held, judged bool }{
+		"true": {true, true}, `"true"`: {true, true}, "false": {false, true}, `"false"`: {false, true}, "null": {}, `"yes"`: {}, "1": {}, `""`: {}, "[]": {},
+	} {
+		if m := event.ParseOSMessage([]byte(`{"is-held":` + value + `}`)); m.Held != want.held {
+			t.Errorf("%s: held %v", value, m.Held)
+		}
+		for r := range event.Reports([]byte(`{"change-reports":[{"has-unacceptable-status":` + value + `}]}`)) {
+			if r.Judged != want.judged || r.Unacceptable != want.held {
+				t.Errorf("%s: %+v", value, r)
+			}
+		}
+	}
+}
+
 // A broker that was started again may use its ids once more. Two notifications differ all the same if any header does; what is
 // of one delivery is none of the notification, and nor is the order of the headers.
 func TestIDsTakeTheHeadersIn(t *testing.T) {
