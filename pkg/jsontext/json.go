@@ -30,8 +30,8 @@ func Check(body []byte) (compact bool, err error) {
 }
 
 // Mended returns a text that is nearly JSON without what keeps it from being so: a byte order mark,
-// bytes that are not UTF-8, and control characters that are not escaped. The same text always
-// becomes the same. nil: it would become more than twice as long.
+// bytes that are not UTF-8, control characters that are not escaped, and backslashes that escape
+// nothing. The same text always becomes the same. nil: it would become more than twice as long.
 func Mended(body []byte) []byte {
 	limit := 2*len(body) + 64
 	body = bytes.ToValidUTF8(bytes.TrimPrefix(body, []byte("\uFEFF")), []byte("\uFFFD"))
@@ -42,7 +42,7 @@ func Mended(body []byte) []byte {
 			inString = !inString
 		case inString && c == '\\' && i+1 < len(body):
 			out = append(out, c)
-			if body[i+1] >= ' ' { // else it stands for itself
+			if isEscape(body[i+1:]) { // else it stands for itself
 				i++
 			}
 		case inString && c < ' ':
@@ -55,6 +55,22 @@ func Mended(body []byte) []byte {
 		return nil
 	}
 	return out
+}
+
+// isEscape says whether what is behind a backslash makes an escape of JSON of it.
+func isEscape(rest []byte) bool {
+	if rest[0] != 'u' {
+		return bytes.IndexByte([]byte(`"\/bfnrt`), rest[0]) >= 0
+	}
+	if len(rest) < 5 {
+		return false
+	}
+	for _, c := range rest[1:5] {
+		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // maxJSONDepth is how deep encoding/json lets a value nest, so that what passes here can be read

@@ -39,6 +39,9 @@ func TestBodiesThatAreNearlyJSON(t *testing.T) {
 		"behind an escaped quote":     {`a\"` + "\x01" + `\\`, "a\"\x01\\"},
 		"a backslash before it":       {`a\\` + "\n", "a\\\n"},
 		"and one that is no escape":   {`a\` + "\n", "a\\\n"},
+		"a path":                      {`C:\dir\x.txt`, `C:\dir\x.txt`},
+		"a dollar":                    {`a\$b\'\\`, `a\$b\'\`},
+		"half an escape":              {`a\u12 \uD83 \u00e9`, `a\u12 \uD83 é`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			body := `{"os-messages":[{"sequence-number":1,"message-text":"A"},{"sequence-number":2,"message-text":"` + test.text +
