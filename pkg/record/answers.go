@@ -86,7 +86,7 @@ func (r *Recorder) StillHeld(ctx context.Context, uri string, messages [][]byte,
 // waitingKey tells messages from each other that wait for an answer; another HMC numbers them
 // otherwise.
 func waitingKey(at int64, text string) string {
-	return event.IDOf(text, time.UnixMilli(at).UTC().Format(time.RFC3339Nano)).String()
+	return event.IDOf(text, time.UnixMilli(max(at, 0)).UTC().Format(time.RFC3339Nano)).String()
 }
 
 // expireWaiting ends what has waited for so long that nobody can have been asked about it.

@@ -136,3 +136,30 @@ func TestLinkComesUpBetweenTwoReports(t *testing.T) {
 		}
 	}
 }
+
+// HMCs of different versions write the same message differently: a number in a string, none for -1. It waits for its answer all
+// the same, whichever of them is asked.
+func TestMessageThatIsWrittenDifferently(t *testing.T) {
+	for _, times := range [][2]string{{"1557755398299", `"1557755398299"`}, {"-1", "null"}, {"0", "-1"}, {`"-1"`, "0"}} {
+		h := newHouse(t, 2)
+		a, _ := h.open("a")
+		b, _ := h.open("b")
+		message := ""
+		for i, r := range []*Recorder{a, b} {
+			connect(r)
+			message = fmt.Sprintf(`{"sequence-number":%d,"message-text":"*010 IEE600I","timestamp":%s,"is-held":true}`, 7*i+1, times[i])
+			received(t, r, "u.osm", partitionHeaders(event.TypeOSMessage), `{"os-messages":[`+message+`]}`)
+			r.Flush(t.Context())
+		}
+		b.StillHeld(t.Context(), "/api/partitions/e12121da", [][]byte{[]byte(message)}, time.Now().Add(time.Second))
+		var told []string
+		for _, e := range h.events() {
+			if e.Type == event.TypeOSMessage {
+				told = append(told, e.Summary)
+			}
+		}
+		if len(told) != 1 {
+			t.Errorf("%s: %q", times, told)
+		}
+	}
+}

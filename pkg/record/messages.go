@@ -90,7 +90,7 @@ func (t *tx) putMessage(
 	if t.g.messages.Shared() { // each HMC numbers them itself
 		e.SeenBy = t.r.seenBy
 		text := strings.TrimRight(event.String(event.Member(e.Body, "message-text")), " \t\r\n")
-		key := event.IDOf(partition, text, string(event.Member(e.Body, "timestamp")))
+		key := event.IDOf(partition, text, fmt.Sprint(max(m.Time, 0))) // however it is written
 		report := sighting{key: key, kind: event.TopicOSMessage, at: e.Received, lasting: lasting}
 		if t.repeats(t.g.messages, &report) {
 			t.r.metrics.duplicate(e.Type)
