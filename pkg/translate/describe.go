@@ -177,13 +177,14 @@ func describePropertyChange(e *event.Event, reports []event.Report) {
 }
 
 // changeInWords writes what one report of a property-change says. Of a container the HMC reports
-// what was removed from it and what was added, each as an array.
+// what was removed from it and what was added, each as an array; of another array all that it had
+// and has.
 func changeInWords(b *strings.Builder, r *event.Report) {
 	b.WriteString(r.Property)
 	switch {
 	case len(r.OldValue) == 0 && len(r.NewValue) == 0:
 		b.WriteString(" changed")
-	case isArray(r.OldValue) || isArray(r.NewValue):
+	case (isArray(r.OldValue) || isArray(r.NewValue)) && !haveInCommon(r.OldValue, r.NewValue):
 		added, removed := countElements(r.NewValue), countElements(r.OldValue)
 		b.WriteString(": ")
 		if added > 0 || removed == 0 {
@@ -204,6 +205,27 @@ func changeInWords(b *strings.Builder, r *event.Report) {
 }
 
 func isArray(raw []byte) bool { return len(raw) > 0 && raw[0] == '[' }
+
+// haveInCommon says whether two arrays have an element in common, among the first ones of each.
+func haveInCommon(a, b []byte) bool {
+	const first = 20
+	var of []string
+	for element := range event.Elements(a) {
+		if of = append(of, string(element)); len(of) == first {
+			break
+		}
+	}
+	n := 0
+	for element := range event.Elements(b) {
+		if n++; n > first || len(of) == 0 {
+			break
+		}
+		if slices.Contains(of, string(element)) {
+			return true
+		}
+	}
+	return false
+}
 
 func countElements(raw []byte) int {
 	n := 0

@@ -83,6 +83,11 @@ func TestSummaries(t *testing.T) {
 			summary: "partition PART1 on CPC1: nic-uris: 2 added, hba-uris: 1 added, 1 removed", severity: "info",
 		},
 		{
+			facts: "4.2: an array that is no container", typ: "property-change",
+			body:    `{"change-reports":[{"property-name":"acceptable-status","old-value":["operating"],"new-value":["operating","not-activated"]}]}`,
+			summary: `partition PART1 on CPC1: acceptable-status ["operating"] -> ["operating","not-activated"]`, severity: "info",
+		},
+		{
 			facts: "4.2: write-only properties: both null", typ: "property-change",
 			body: `{"change-reports":[{"property-name":"password","old-value":null,"new-value":null}]}`, headers: []string{"class", "user", "name", "ops"},
 			summary: "user ops: password changed", severity: "info",
