@@ -206,6 +206,16 @@ func TestHowLongAStatusLasted(t *testing.T) {
 	if first.Repeat || second.Repeat {
 		t.Error("a change that was not told before is marked as a repetition")
 	}
+	// It has become active since, and that was missed.
+	if later := change("1574970700000", "active", "stopped"); later.Repeat {
+		t.Errorf("what happens again is marked as a repetition: %+v", later)
+	}
+	if again := change("1574970701000", "active", "stopped"); !again.Repeat {
+		t.Errorf("the same change again: %+v", again)
+	}
+	if again := change("1574990000000", "stopped", "stopped"); !again.Repeat {
+		t.Errorf("no change: %+v", again)
+	}
 	for d, want := range map[time.Duration]string{
 		50 * time.Hour: "2d 2h", 25 * time.Hour: "1d 1h", time.Hour: "1h", 61 * time.Minute: "1h 1m", 90 * time.Second: "1m 30s", 9 * time.Second: "9s", 9: "less than 1s",
 	} {

@@ -16,6 +16,8 @@ const (
 	// soonAfterList is how long after a list the notification of what it showed may still come:
 	// it is the first to tell of it.
 	soonAfterList = 10 * time.Second
+	// repeatedWithin is how much later an HMC may report the same change once more.
+	repeatedWithin = 10 * time.Minute
 )
 
 // outcome is what a notification leads to.
@@ -131,11 +133,25 @@ func (c *Converter) followStatus(n *Notification, o *outcome) {
 	case same:
 		e.Repeat = true
 	case !known:
+	case was.Status == o.status && news == 1 && happenedAgain(&was, e, n.Reports[0].OldStatus):
+		c.estate.Update(is.URI, is.Class, is.Name, time.Time{}, func(r *estate.Resource) {
+			r.Since, r.Exact = e.Time, true
+		})
 	case was.Status == o.status && news == 1:
 		e.Repeat = was.Exact || e.Received.Sub(was.Since) > soonAfterList
 	case was.Exact && was.Status == n.Reports[0].OldStatus && e.Time.After(was.Since):
 		o.lasted = e.Time.Sub(was.Since)
 	}
+}
+
+// happenedAgain says whether a change to the status that is known is another one: it comes from
+// another status, and too late to be the same once more. What was between was missed.
+func happenedAgain(was *estate.Resource, e *event.Event, from string) bool {
+	at := e.Received
+	if was.Exact {
+		at = e.Time
+	}
+	return from != "" && from != was.Status && at.Sub(was.Since) > repeatedWithin
 }
 
 // started returns since when a resource has been activated and has not operated yet. What its HMC
