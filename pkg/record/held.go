@@ -173,8 +173,8 @@ func (r *Recorder) answered(ctx context.Context, about string, complete func(t *
 			return false
 		}
 		e := &h.event
-		if told := e.Severity; t.now.Before(h.due) && complete(t, e) {
-			e.ID, e.Received, e.Repeat = event.NewID(e.ID, "late"), t.now, e.Severity == told
+		if told, wanted := e.Severity, e.Planned; t.now.Before(h.due) && complete(t, e) {
+			e.ID, e.Received, e.Repeat = event.NewID(e.ID, "late"), t.now, e.Severity == told && e.Planned == wanted
 			t.put(e)
 		}
 		t.kept.Give(h.kept)

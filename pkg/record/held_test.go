@@ -105,6 +105,33 @@ func TestAStoppedSystemWaitsForItsReason(t *testing.T) {
 	}
 }
 
+// That a system has stopped by itself is news also where it is known late, and somebody seemed to have wanted it: it is no repetition.
+func TestLateReasonOfAPlannedStop(t *testing.T) {
+	h := newHouse(t, 1)
+	r, w := h.open("a")
+	w.asks = true
+	connect(r)
+	h.stored()
+	const uri = "/api/logical-partitions/l"
+	h.group.Estate.Place(uri, "LP01", "")
+	received(t, r, "u.audit", receiver.Headers{{Name: "notification-type", Value: event.TypeLogEntry}, {Name: "message-id", Value: "1"}},
+		`{"log-entries":[{"event-time":1,"event-id":"1","userid":"OPER1","event-message":"Load of LP01"}]}`)
+	received(t, r, "u.object", stopped(uri, event.TypeStatusChange), `{"change-reports":[{"old-status":"exceptions","new-status":"not-operating"}]}`)
+	now := r.now
+	r.now = func() time.Time { return now().Add(HoldWait) }
+	r.tick(t.Context(), false)
+	r.FactsKnown(t.Context(), uri, &hmc.Info{PSWs: []string{"000200008000000000000000000000B1"}})
+	var told []string
+	for _, e := range h.events() {
+		if e.Type == event.TypeStatusChange {
+			told = append(told, fmt.Sprintf("planned %v, repeat %v", e.Planned, e.Repeat))
+		}
+	}
+	if want := []string{"planned true, repeat false", "planned false, repeat false"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+}
+
 // What waits behind an event that is held back is bounded: then it is told as it is.
 func TestHeldBackIsBounded(t *testing.T) {
 	h := newHouse(t, 1)

@@ -134,3 +134,37 @@ func TestPlannedOnce(t *testing.T) {
 		})
 	}
 }
+
+// That a system waits by a code nobody has planned, whatever was done to it.
+func TestWaitStateIsNotPlanned(t *testing.T) {
+	t.Parallel()
+	for psw, want := range map[string]struct {
+		planned  bool
+		severity string
+	}{
+		"000200008000000000000000000000B1": {false, event.SeverityCritical},
+		"00020000800000000000000000000000": {true, event.SeverityWarning},
+		"07850000800000000000000000001234": {true, event.SeverityWarning},
+	} {
+		c := newConverter()
+		c.operations = new(Operations)
+		at := time.Unix(1_700_000_000, 0)
+		c.operations.note(&LogEntry{Userid: "OPER1", Message: "Activate of LP01"}, at)
+		var n Notification
+		n.Parse(&receiver.Notification{
+			Topic: "u.1", Received: at.Add(time.Second), Body: []byte(`{"change-reports":[{"old-status":"not-activated","new-status":"not-operating"}]}`),
+			Headers: receiver.Headers{
+				{Name: "notification-type", Value: "status-change"}, {Name: "class", Value: "logical-partition"}, {Name: "name", Value: "LP01"},
+				{Name: "object-uri", Value: "/api/logical-partitions/1"},
+			},
+		}, true)
+		c.Convert(&n, event.IDOf("x"), func(p *Part) {
+			if !p.Planned || p.Severity != event.SeverityWarning {
+				t.Fatalf("%+v", p.Event)
+			}
+			if c.Stopped(p.Event, []string{psw}); p.Planned != want.planned || p.Severity != want.severity {
+				t.Errorf("%s: planned %v, %s: %s", psw, p.Planned, p.Severity, p.Summary)
+			}
+		})
+	}
+}

@@ -38,7 +38,7 @@ const (
 
 // Stopped adds to the event of an LPAR that has stopped, and still has, why it has, by the program
 // status words of its processors, and reports whether they tell. One that was activated and waits
-// by a code does so because it could not be started.
+// by a code does so because it could not be started, which nobody has planned.
 func (c *Converter) Stopped(e *event.Event, psws []string) bool {
 	text, coded := disabledWait(psws)
 	if text == "" || e.Type != event.TypeStatusChange || e.Resource == nil {
@@ -49,6 +49,7 @@ func (c *Converter) Stopped(e *event.Event, psws []string) bool {
 		return false
 	}
 	e.Summary = event.OneLine(e.Summary + "; " + text)
+	e.Planned = e.Planned && !coded // whatever was wanted, not this
 	if coded && !known.Starting.IsZero() {
 		c.setStarting(&known, time.Time{})
 		e.Severity = event.Worse(e.Severity, c.Severities.OfStatus(known.Class, known.Status, known.Judged))
