@@ -261,3 +261,27 @@ func TestSequenceNumbersAnew(t *testing.T) {
 		t.Errorf("%d are missing", g.Missing)
 	}
 }
+
+// The items of a log entry come in no particular order: the entry is the same.
+func TestLogEntryWithItemsInAnotherOrder(t *testing.T) {
+	item := func(n int, value string) string {
+		return fmt.Sprintf(`{"data-item-number":%d,"data-item-type":"string","data-item-value":%q}`, n, value)
+	}
+	id := func(items ...string) event.ID {
+		l := ParseLogEntry([]byte(`{"event-time":1574705197000,"event-id":"1941","event-data-items":[` + strings.Join(items, ",") + `]}`))
+		return l.ID("hmc-east", "audit")
+	}
+	first := id(item(0, "a"), item(1, "b"), item(10, "c"))
+	for _, same := range []event.ID{id(item(1, "b"), item(0, "a"), item(10, "c")), id(item(10, "c"), item(1, "b"), item(0, "a"))} {
+		if same != first {
+			t.Error("another order, and another id")
+		}
+	}
+	for _, other := range []event.ID{
+		id(), id(item(0, "a"), item(1, "b")), id(item(0, "b"), item(1, "a"), item(10, "c")), id(item(0, "a"), item(1, "b"), item(10, "c"), item(10, "c")),
+	} {
+		if other == first {
+			t.Error("other items, and the same id")
+		}
+	}
+}

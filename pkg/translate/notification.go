@@ -2,6 +2,7 @@ package translate
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"hash/crc32"
 	"hash/fnv"
@@ -30,6 +31,8 @@ const (
 	maxPartHeader  = 256
 	// maxReports bounds how many of the reports of a change are looked at.
 	maxReports = 1000
+	// maxItems bounds how many data items of a log entry are put into their order.
+	maxItems = 1000
 	// maxBodyText bounds what is kept of a body that is not JSON, in bytes.
 	maxBodyText = 1 << 20
 )
@@ -290,7 +293,26 @@ func (l *LogEntry) set(name, value []byte) {
 // ID returns what tells an entry of a log of an HMC from those with another content: it is the id
 // of the first event with this one.
 func (l *LogEntry) ID(hmc, log string) event.ID {
-	return event.IDOf(event.TypeLogEntry, hmc, log, l.at, l.EventID, l.Userid, l.Message, l.items)
+	return event.IDOf(event.TypeLogEntry, hmc, log, l.at, l.EventID, l.Userid, l.Message, sorted(l.items))
+}
+
+// sorted is an array of data items in the order of their numbers: an HMC promises none, and may
+// list an entry otherwise than it has published it.
+func sorted(items string) string {
+	if n := strings.Count(items, "{"); n < 2 || n > maxItems {
+		return items
+	}
+	var all []string
+	for item := range event.Elements([]byte(items)) {
+		all = append(all, string(item))
+	}
+	number := func(item string) int64 { return event.Int(event.Member([]byte(item), "data-item-number")) }
+	byNumber := func(a, b string) int { return cmp.Or(cmp.Compare(number(a), number(b)), cmp.Compare(a, b)) }
+	if slices.IsSortedFunc(all, byNumber) {
+		return items
+	}
+	slices.SortFunc(all, byNumber)
+	return "[" + strings.Join(all, ",") + "]"
 }
 
 // parts returns the elements of a notification of a type. A body of another shape has none.
