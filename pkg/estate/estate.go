@@ -426,6 +426,7 @@ func (e *Estate) SharesName(uri, name string) bool {
 // last.
 type place struct {
 	name, cpcURI, status string
+	told                 time.Time // when it was
 	asked                bool
 }
 
@@ -454,14 +455,15 @@ func (e *Estate) place(uri string) *place {
 	return p
 }
 
-// Turned notes the status of something that is not tracked, and returns the one before; "": none is
-// known.
-func (e *Estate) Turned(uri, status string) (before string) {
+// Turned notes the status of something that is not tracked, as it is told at a time, and returns
+// the one before, and when that was told last; "": none is known.
+func (e *Estate) Turned(uri, status string, at time.Time) (before string, told time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := e.place(uri)
-	before, p.status = p.status, strings.Clone(status)
-	return before
+	before, told = p.status, p.told
+	p.status, p.told = strings.Clone(status), at
+	return before, told
 }
 
 // PlaceOf returns what Place noted, with the name that the CPC has now. known says that it did.

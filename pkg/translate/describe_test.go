@@ -225,6 +225,34 @@ func TestHowLongAStatusLasted(t *testing.T) {
 	}
 }
 
+// So it is with what no list has, an adapter for example.
+func TestAdapterThatFailsAgain(t *testing.T) {
+	t.Parallel()
+	c, at := newConverter(), time.Unix(1_700_000_000, 0)
+	for i, step := range []struct {
+		after  time.Duration
+		from   string
+		repeat bool
+	}{
+		{0, "active", false}, {time.Second, "active", true}, {9 * time.Minute, "active", true}, {11 * time.Minute, "active", false},
+		{time.Second, "active", true}, {time.Hour, "not-detected", true}, {time.Hour, "", true},
+	} {
+		at = at.Add(step.after)
+		var n Notification
+		n.Parse(&receiver.Notification{
+			Topic: "u.1", Received: at, Body: []byte(`{"change-reports":[{"old-status":"` + step.from + `","new-status":"not-detected"}]}`),
+			Headers: receiver.Headers{
+				{Name: "notification-type", Value: "status-change"}, {Name: "class", Value: "adapter"}, {Name: "object-uri", Value: "/api/adapters/a"},
+			},
+		}, true)
+		c.Convert(&n, event.IDOf("x"), func(p *Part) {
+			if p.Repeat != step.repeat {
+				t.Errorf("step %d: repeat %v", i, p.Repeat)
+			}
+		})
+	}
+}
+
 func TestSeverityOfTheConfiguration(t *testing.T) {
 	t.Parallel()
 	c := newConverter()

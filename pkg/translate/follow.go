@@ -90,9 +90,12 @@ func (c *Converter) followOther(n *Notification, o *outcome) {
 	if o.status == "" || !estate.OnCPC(r.ObjectURI) {
 		return
 	}
-	before := c.estate.Turned(cmp.Or(r.ElementURI, r.ObjectURI), o.status)
-	last := &n.Reports[len(n.Reports)-1]
-	c.event.Repeat = len(n.Reports) == 1 && bytes.Equal(last.OldAdditional, last.NewAdditional) &&
+	e, last := &c.event, &n.Reports[len(n.Reports)-1]
+	before, told := c.estate.Turned(cmp.Or(r.ElementURI, r.ObjectURI), o.status, e.Received)
+	if last.OldStatus != "" && e.Received.Sub(told) > repeatedWithin {
+		before = "" // what was between was missed
+	}
+	e.Repeat = len(n.Reports) == 1 && bytes.Equal(last.OldAdditional, last.NewAdditional) &&
 		(before == o.status || last.OldStatus == o.status)
 }
 
