@@ -389,6 +389,21 @@ func TestListsThatTakeLong(t *testing.T) {
 		sim.ClearRESTFaults()
 		d.eventually("ready", func() bool { return d.bridge.Status().Ready })
 	})
+	// What to do is the same where it keeps OS messages from being followed, or the link from being made.
+	for name, extra := range map[string]string{"OS messages": allOSMessages, "topics": "hardware_messages: false"} {
+		t.Run("said, "+name, func(t *testing.T) {
+			sim := slow(t)
+			if name == "topics" {
+				sim.FaultREST(hmcsim.RESTFault{Kind: hmcsim.RESTFaultSlow, Operation: "get-notification-topics", Delay: 3 * time.Second})
+			}
+			d := startDaemon(t, hmcYAML(t, "a", sim, "rest_timeout: 1s", extra))
+			d.eventually("what to do is said", func() bool {
+				return strings.Contains(fmt.Sprint(d.hmc("a").Troubles), "than rest_timeout, make that longer")
+			})
+			sim.ClearRESTFaults()
+			d.eventually("ready", func() bool { return d.bridge.Status().Ready })
+		})
+	}
 }
 
 // What logons tell of the password's end is a metric, and from 14 days on a warning and a trouble.

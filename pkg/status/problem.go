@@ -73,7 +73,8 @@ func (k ProblemKind) Advice() string {
 			"and STOMP over TLS under Customize API Settings." + again
 	case receiver.ReasonTimeout:
 		return "Nothing answers. Look whether the HMC is up, and whether a firewall lets this machine through " +
-			"to the ports rest_port and stomp_port." + again
+			"to the ports rest_port and stomp_port. If it answers, and takes longer than rest_timeout, make that " +
+			"longer." + again
 	case receiver.ReasonTLS:
 		return "Compare the HMC's certificate with tls.ca_file and tls.server_name: " +
 			"openssl s_client -connect HOST:PORT -showcerts." + again
@@ -91,7 +92,8 @@ func (k ProblemKind) Advice() string {
 		return "It is tried again by itself; if it lasts, the daemon's log has more."
 	case ProblemOSMessages:
 		return "Grant the userid access to the partition and to the task Operating System Messages on the HMC, " +
-			"or narrow os_messages." + again
+			"or narrow os_messages. If it takes longer to list the partitions than rest_timeout, make that " +
+			"longer." + again
 	case ProblemEstate:
 		return "Names, statuses and what changed while nobody could see are missing until the HMC has listed them. " +
 			"If it takes longer to answer than rest_timeout, make that longer." + again
