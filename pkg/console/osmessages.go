@@ -27,9 +27,9 @@ const (
 	// maxGaps bounds the ranges of missing numbers that are kept to be asked for.
 	maxGaps = 16
 
-	// maxJump is how far numbers may be apart in one sequence. No HMC could ever have held what
-	// is missing in a wider jump: the numbers have begun anew.
-	maxJump = 1 << 30
+	// maxJump is how far numbers may be apart in one sequence. No partition ever writes what is
+	// missing in a wider jump while nobody looks: the numbers have begun anew.
+	maxJump = 1 << 24
 
 	// A live message that is known already, without a time of the operating system, is a
 	// repetition within these times, and after them the first one of a sequence that began
@@ -117,7 +117,7 @@ type OSReplay struct {
 //   - A live message begins a new sequence if its number was published before. Without a time it is
 //     a duplicate all the same within 3 s, and within 60 s if a replay had it, also where the
 //     replay had another sequence behind it.
-//   - A jump of more than 2^30 numbers begins a new sequence, and nothing is missing.
+//   - A jump of more than 2^24 numbers begins a new sequence, and nothing is missing.
 //   - Another host has a sequence of its own. Of what it replays the texts and times that the host
 //     before had as often are duplicates, whatever their numbers.
 //
