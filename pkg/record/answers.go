@@ -38,15 +38,15 @@ func (t *tx) waits(e *event.Event, m *event.OSMessage) {
 }
 
 // Holding returns partitions with messages that wait for an answer and of which this HMC is to be
-// asked: those that it has told of, or that no other one can be asked about now; those that were
-// asked about longest ago first.
+// asked: those that it has told of, or that it lists and no other one can be asked about now; those
+// that were asked about longest ago first.
 func (r *Recorder) Holding(limit int) (uris []string) {
 	t := r.enter()
 	defer t.end()
-	for one := range t.g.Estate.Waiting() {
+	for _, one := range slices.Collect(t.g.Estate.Waiting()) {
 		if slices.ContainsFunc(one.Waiting, func(m estate.Message) bool {
 			o := t.g.members[m.HMC]
-			return m.HMC == r.name || o == nil || !o.tx.link.up
+			return m.HMC == r.name || (o == nil || !o.tx.link.up) && t.g.Estate.Lists(r.name, one.URI)
 		}) {
 			uris = append(uris, one.URI)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/queue"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
@@ -162,4 +163,37 @@ func TestMessageThatIsWrittenDifferently(t *testing.T) {
 			t.Errorf("%s: %q", times, told)
 		}
 	}
+}
+
+// What waits for an answer is asked about of another HMC of the group while the one that told of it is out of sight, if that one has
+// the partition: from one that has not, nothing follows.
+func TestWhoIsAskedWhatIsHeld(t *testing.T) {
+	const uri = "/api/partitions/e12121da"
+	h := newHouse(t, 2)
+	a, _ := h.open("a")
+	b, _ := h.open("b")
+	connect(a)
+	connect(b)
+	received(t, a, "u.osm", partitionHeaders(event.TypeOSMessage),
+		`{"os-messages":[{"sequence-number":1,"message-text":"*010 REPLY","timestamp":-1,"is-held":true}]}`)
+	asked := func(what string, ofA, ofB bool) {
+		t.Helper()
+		for r, want := range map[*Recorder]bool{a: ofA, b: ofB} {
+			if got := slices.Equal(r.Holding(10), []string{uri}); got != want {
+				t.Errorf("%s: %s is asked: %v", what, r.name, got)
+			}
+		}
+	}
+	asked("both are there", true, false)
+	a.Disconnected(t.Context(), Disconnection{State: "disconnected", Cause: "cut"}, time.Now(), false)
+	asked("b does not have it", true, false)
+	list := estate.Listing{
+		HMC: "b", Asked: time.Now(), Complete: map[string]bool{estate.ClassPartition: true},
+		Resources: []estate.Resource{{URI: uri, Class: estate.ClassPartition, Name: "PART1", CPC: "C", Status: "active"}},
+	}
+	h.group.Estate.Learn(&list)
+	h.group.Estate.Compare(&list, time.Now(), func(string) bool { return false })
+	asked("b has it", true, true)
+	connect(a)
+	asked("both are there again", true, false)
 }
