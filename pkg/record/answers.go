@@ -52,7 +52,11 @@ func (r *Recorder) Holding(limit int) (uris []string) {
 		}
 	}
 	slices.SortStableFunc(uris, func(a, b string) int { return t.heldAsked[a].Compare(t.heldAsked[b]) })
-	return uris[:min(limit, len(uris))]
+	uris = uris[:min(limit, len(uris))]
+	for _, uri := range uris { // whatever comes of it, others have their turn
+		t.heldAsked[uri] = t.now
+	}
+	return uris
 }
 
 // StillHeld compares the messages of a partition that wait for an answer with those that the HMC
@@ -60,10 +64,6 @@ func (r *Recorder) Holding(limit int) (uris []string) {
 func (r *Recorder) StillHeld(ctx context.Context, uri string, messages [][]byte, asked time.Time) {
 	t := r.begin(ctx)
 	defer t.end()
-	if t.heldAsked == nil {
-		t.heldAsked = make(map[string]time.Time)
-	}
-	t.heldAsked[uri] = t.now
 	listed := make(map[string]bool)
 	for _, raw := range messages {
 		if m := event.ParseOSMessage(event.CompactValid(raw)); m.Held {

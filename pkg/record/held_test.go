@@ -315,6 +315,30 @@ func TestHeldForDays(t *testing.T) {
 	answered("asked since", 0)
 }
 
+// Partitions that the HMC cannot be asked about, with a support element that does not answer for example, keep it from no others.
+func TestHeldIsAskedInTurn(t *testing.T) {
+	h := newHouse(t, 1)
+	r, _ := h.open("a")
+	connect(r)
+	now := time.Now()
+	r.now = func() time.Time { return now }
+	for i := range 25 {
+		headers := stopped(fmt.Sprintf("/api/logical-partitions/%02d", i), event.TypeOSMessage)
+		headers[1].Value = fmt.Sprint(i)
+		received(t, r, "u.osm", headers, `{"os-messages":[{"sequence-number":1,"message-text":"*01 A","is-held":true}]}`)
+	}
+	asked := make(map[string]bool)
+	for range 3 { // and no answer comes
+		now = now.Add(time.Minute)
+		for _, uri := range r.Holding(10) {
+			asked[uri] = true
+		}
+	}
+	if len(asked) != 25 {
+		t.Errorf("%d partitions are asked about", len(asked))
+	}
+}
+
 // Of an adapter no notification tells the CPC: the HMC is asked once. Events of adapters of the same name on two CPCs differ in it.
 func TestWhereAnAdapterIs(t *testing.T) {
 	h := newHouse(t, 1)

@@ -168,7 +168,7 @@ func (r *Recorder) Open(seen *ledger.SeenWindow) {
 
 	t = r.enter()
 	defer t.end()
-	t.link.lastBeat, t.expired = t.now, t.now
+	t.link.lastBeat, t.expired, t.heldAsked = t.now, t.now, make(map[string]time.Time)
 	if last, cause := t.contact.Last(); !last.IsZero() {
 		// A window that was over when it was stored has the time before its end.
 		if until := t.gaps.WindowUntil(); until.After(last) && !until.After(t.now) {
