@@ -330,8 +330,11 @@ func TestAcceptableStatusThatOnlyTheListTells(t *testing.T) {
 	d.estateKnown("a", 12)
 	headers := func(typ string) []hmcsim.Header {
 		return []hmcsim.Header{
-			{Name: "notification-type", Value: typ}, {Name: "class", Value: "partition"}, {Name: "name", Value: p.Name},
-			{Name: "object-uri", Value: p.URI}, {Name: "property-names", Value: " acceptable-status "},
+			{Name: "notification-type", Value: typ},
+			{Name: "class", Value: "partition"},
+			{Name: "name", Value: p.Name},
+			{Name: "object-uri", Value: p.URI},
+			{Name: "property-names", Value: " acceptable-status "},
 		}
 	}
 	told := func(text, origin string) {

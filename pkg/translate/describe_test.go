@@ -234,8 +234,13 @@ func TestAdapterThatFailsAgain(t *testing.T) {
 		from   string
 		repeat bool
 	}{
-		{0, "active", false}, {time.Second, "active", true}, {9 * time.Minute, "active", true}, {11 * time.Minute, "active", false},
-		{time.Second, "active", true}, {time.Hour, "not-detected", true}, {time.Hour, "", true},
+		{0, "active", false},
+		{time.Second, "active", true},
+		{9 * time.Minute, "active", true},
+		{11 * time.Minute, "active", false},
+		{time.Second, "active", true},
+		{time.Hour, "not-detected", true},
+		{time.Hour, "", true},
 	} {
 		at = at.Add(step.after)
 		var n Notification

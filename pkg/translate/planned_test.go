@@ -154,7 +154,9 @@ func TestWaitStateIsNotPlanned(t *testing.T) {
 		n.Parse(&receiver.Notification{
 			Topic: "u.1", Received: at.Add(time.Second), Body: []byte(`{"change-reports":[{"old-status":"not-activated","new-status":"not-operating"}]}`),
 			Headers: receiver.Headers{
-				{Name: "notification-type", Value: "status-change"}, {Name: "class", Value: "logical-partition"}, {Name: "name", Value: "LP01"},
+				{Name: "notification-type", Value: "status-change"},
+				{Name: "class", Value: "logical-partition"},
+				{Name: "name", Value: "LP01"},
 				{Name: "object-uri", Value: "/api/logical-partitions/1"},
 			},
 		}, true)
