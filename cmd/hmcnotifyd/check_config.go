@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/route"
@@ -23,26 +24,17 @@ import (
 
 func checkConfigCommand(app *kingpin.Application, e *environment) {
 	c := e.command(app, "check-config", "Check a configuration file and print every problem, one per line.",
-		e.checkConfig, func() error {
-			if e.hasEvent && e.checkEvent == "" {
-				return errors.New("--event must not be empty")
-			}
-			if e.hasExpectations && e.checkExpectations == "" {
-				return errors.New("--test must not be empty")
-			}
-			return nil
-		})
-	c.Arg("FILE", "The configuration file.").Required().StringVar(&e.configFile)
+		e.checkConfig)
+	cmdline.Filled(c.Arg("FILE", "The configuration file.").Required(), &e.configFile)
 	c.Flag("online",
 		"Also look at each HMC's certificates, log on, say what the userid may see and which permissions it lacks, "+
 			"connect the link and log off, and probe each sink without sending an event.").BoolVar(&e.checkOnline)
-	c.Flag("event",
+	cmdline.Filled(c.Flag("event",
 		"Also say which sinks the event in this file goes to, and why: one event as JSON, as a sink gets it; "+
-			"- for standard input.").PlaceHolder("FILE").IsSetByUser(&e.hasEvent).StringVar(&e.checkEvent)
-	c.Flag("test",
+			"- for standard input.").PlaceHolder("FILE"), &e.checkEvent)
+	cmdline.Filled(c.Flag("test",
 		"Also hold events against what is expected of them: a YAML list of {event, expect}, with sinks, severity, "+
-			"labels, runbook and body to expect.").PlaceHolder("FILE").
-		IsSetByUser(&e.hasExpectations).StringVar(&e.checkExpectations)
+			"labels, runbook and body to expect.").PlaceHolder("FILE"), &e.checkExpectations)
 }
 
 func (e *environment) checkConfig(ctx context.Context) error {

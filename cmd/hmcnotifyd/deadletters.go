@@ -16,6 +16,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
@@ -47,10 +48,10 @@ func deadLettersCommand(app *kingpin.Application, e *environment) {
 		"Look at what a sink of the running daemon refused for good, send it again, or delete it.")
 	f := &e.letters
 	clientFlagsOf(c, &f.client)
-	c.Flag("sink", "Only letters of this sink.").StringVar(&f.sink)
+	cmdline.Filled(c.Flag("sink", "Only letters of this sink."), &f.sink)
 	c.Flag("id", "Only the letter with this id, or of the event with this id; may be repeated.").StringsVar(&f.ids)
-	c.Flag("since", "Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z.").
-		StringVar(&f.since)
+	cmdline.Filled(c.Flag("since",
+		"Only letters since then: a duration, as 1h, or a time, as 2026-11-20T10:00:00Z."), &f.since)
 
 	orAll := f.selects("--sink, --id, --since or --all")
 	list := e.command(c, "list", "List dead letters, oldest first.", e.listDeadLetters, f.validate)
@@ -68,8 +69,8 @@ func deadLettersCommand(app *kingpin.Application, e *environment) {
 	for _, p := range []*kingpin.CmdClause{replay, purge} {
 		p.Flag("all", "All dead letters of all sinks.").BoolVar(&f.all)
 	}
-	replay.Flag("to", "Send them to this sink instead, after a sink was renamed for example.").
-		PlaceHolder("SINK").StringVar(&f.to)
+	cmdline.Filled(replay.Flag("to", "Send them to this sink instead, after a sink was renamed for example.").
+		PlaceHolder("SINK"), &f.to)
 	purge.Flag("waiting",
 		"Instead of dead letters: all events that wait for the sink --sink, which is not configured any more.").
 		BoolVar(&f.waiting)

@@ -447,6 +447,11 @@ func TestDeadLettersUsage(t *testing.T) {
 		{[]string{"purge", "--all", "--sink=x"}, "--all goes with no"},
 		{[]string{"purge", "--waiting"}, "--waiting goes with --sink"},
 		{[]string{"purge", "--waiting", "--sink=x", "--since=1h"}, "--waiting goes with --sink"},
+		// A variable that is not set must not make it all letters.
+		{[]string{"purge", "--sink=", "--since=1h"}, "--sink must not be empty"},
+		{[]string{"purge", "--sink=x", "--since="}, "--since must not be empty"},
+		{[]string{"replay", "--sink=", "--id=1"}, "--sink must not be empty"},
+		{[]string{"replay", "--sink=x", "--to="}, "--to must not be empty"},
 		{[]string{"list", "--since=yesterday"}, "yesterday"},
 		{[]string{"list", "--id="}, "--id"},
 		{[]string{"list", "--all"}, "--all"},

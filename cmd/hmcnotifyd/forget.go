@@ -2,13 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/web"
 )
@@ -22,13 +22,8 @@ func forgetCommand(app *kingpin.Application, e *environment) {
 	f := &e.forget
 	c := e.command(app, "forget",
 		"Delete what the running daemon knows of an HMC that is not in its configuration any more.",
-		e.forgetHMC, func() error {
-			if f.hmc == "" {
-				return errors.New("--hmc must not be empty")
-			}
-			return nil
-		}, f.client.validate)
-	c.Flag("hmc", "The HMC, by the name that it had.").Required().StringVar(&f.hmc)
+		e.forgetHMC, f.client.validate)
+	cmdline.Filled(c.Flag("hmc", "The HMC, by the name that it had.").Required(), &f.hmc)
 	clientFlagsOf(c, &f.client)
 }
 

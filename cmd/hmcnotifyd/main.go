@@ -46,7 +46,9 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		switch p := recover().(type) {
 		case nil:
 		case terminated:
-			status = p.status
+			if status = p.status; status != exitDone { // help for a command that there is not
+				status = exitUsage
+			}
 		default:
 			panic(p)
 		}
@@ -59,10 +61,15 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		}
 		return exitDone
 	}
-	args = withDashes(app.Model(), args)
-	command, err := app.Parse(args)
+	args, err := cmdline.Normalized(app.Model(), args)
+	command := ""
+	if err == nil {
+		if command, err = app.Parse(args); err != nil {
+			err = cmdline.Mistake(app, args, err)
+		}
+	}
 	if err != nil {
-		printError(stderr, fmt.Errorf("%w (try --help)", cmdline.Mistake(app, args, err)))
+		printError(stderr, fmt.Errorf("%w (try --help)", err))
 		return exitUsage
 	}
 	if env.log, err = env.newLogger(); err != nil {
@@ -86,35 +93,6 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		return exitFailed
 	}
 	return exitDone
-}
-
-// withDashes joins a flag and the value "-" behind it, which stands for standard input or output:
-// the parser takes it for the beginning of another flag.
-func withDashes(app *kingpin.ApplicationModel, args []string) []string {
-	takesValue := make(map[string]bool)
-	note := func(group *kingpin.FlagGroupModel) {
-		for _, f := range group.Flags {
-			takesValue["--"+f.Name] = !f.IsBoolFlag()
-		}
-	}
-	var walk func(*kingpin.CmdGroupModel)
-	walk = func(group *kingpin.CmdGroupModel) {
-		for _, c := range group.Commands {
-			note(c.FlagGroupModel)
-			walk(c.CmdGroupModel)
-		}
-	}
-	note(app.FlagGroupModel)
-	walk(app.CmdGroupModel)
-	var out []string
-	for _, arg := range args {
-		if last := len(out) - 1; arg == "-" && last >= 0 && takesValue[out[last]] {
-			out[last] += "=-"
-			continue
-		}
-		out = append(out, arg)
-	}
-	return out
 }
 
 // newApplication defines the command line: the flags set what is in env, and the commands are by
@@ -209,7 +187,7 @@ type environment struct {
 
 	// of check-config
 	configFile, checkEvent, checkExpectations string
-	checkOnline, hasEvent, hasExpectations    bool
+	checkOnline                               bool
 	// of migrate
 	migrateTo string
 	// of completion

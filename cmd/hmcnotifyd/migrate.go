@@ -7,6 +7,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ha"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
@@ -19,7 +20,7 @@ func migrateCommand(app *kingpin.Application, e *environment) {
 			"what is known of HMCs, positions of sinks, dead letters. What there was stays, and is marked as moved.",
 		e.migrate, e.daemon.validate)
 	c.Flag("to", "Where to: jetstream or directory.").Required().EnumVar(&e.migrateTo, "jetstream", "directory")
-	c.Arg("CONFIG", "The configuration file, with storage.jetstream.").Required().StringVar(&e.configFile)
+	cmdline.Filled(c.Arg("CONFIG", "The configuration file, with storage.jetstream.").Required(), &e.configFile)
 }
 
 func (e *environment) migrate(ctx context.Context) error {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
@@ -34,10 +35,11 @@ func replayCommand(app *kingpin.Application, e *environment) {
 	c := e.command(app, "replay", "Send stored events once more through a sink of a running daemon, "+
 		"with the ids they had, until all are sent or Ctrl-C.", e.replayStored, f.validate)
 	clientFlagsOf(c, &f.client)
-	c.Flag("sink", "The sink; what its match and drop leave out is left out.").Required().StringVar(&f.sink)
-	c.Flag("since", "Events received since then: a duration before now, as 1h, or a time, as 2026-11-20T10:00:00Z.").
-		Required().StringVar(&f.since)
-	c.Flag("until", "Only events received before then: a duration before now, or a time.").StringVar(&f.until)
+	cmdline.Filled(c.Flag("sink", "The sink; what its match and drop leave out is left out.").Required(), &f.sink)
+	cmdline.Filled(c.Flag("since",
+		"Events received since then: a duration before now, as 1h, or a time, as 2026-11-20T10:00:00Z.").
+		Required(), &f.since)
+	cmdline.Filled(c.Flag("until", "Only events received before then: a duration before now, or a time."), &f.until)
 	c.Flag("type", "Only events of this type, a regular expression that must match the whole; may be repeated.").
 		StringsVar(&f.types)
 	c.Flag("hmc", "Only events of this HMC, a regular expression; may be repeated.").StringsVar(&f.hmcs)
@@ -45,9 +47,6 @@ func replayCommand(app *kingpin.Application, e *environment) {
 }
 
 func (f *replayFlags) validate() error {
-	if f.sink == "" {
-		return errors.New("--sink must not be empty")
-	}
 	q, err := web.ParseReplay(f.query().Encode())
 	if err != nil {
 		return fmt.Errorf("--%w", err)

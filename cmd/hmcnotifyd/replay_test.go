@@ -97,7 +97,7 @@ func TestReplayCommand(t *testing.T) {
 		!strings.HasPrefix(stderr, "hmcnotifyd: replay: nothing is stored of that time: what there is was received from ") || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("status %d\n%s", status, stderr)
 	}
-	for _, args := range [][]string{{}, {"--sink=ops"}, {"--since=1h"}, {"--sink=", "--since=1h"}, {"--sink=ops", "--since=x"}, {"--sink=ops", "--since=1h", "--until=2h"}, {"--sink=ops", "--since=1h", "--type=("}} {
+	for _, args := range [][]string{{}, {"--sink=ops"}, {"--since=1h"}, {"--sink=", "--since=1h"}, {"--sink=ops", "--since=x"}, {"--sink=ops", "--since="}, {"--sink=ops", "--since=1h", "--until="}, {"--sink=ops", "--since=1h", "--until=2h"}, {"--sink=ops", "--since=1h", "--type=("}} {
 		if status, _, stderr := replay(args...); status != 2 || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%v: status %d\n%s", args, status, stderr)
 		}

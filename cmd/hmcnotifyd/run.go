@@ -24,6 +24,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/bridge"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/budget"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/ha"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
@@ -48,8 +49,8 @@ type daemonFlags struct {
 
 func runCommand(app *kingpin.Application, e *environment) {
 	f := &e.daemon
-	app.Flag("config.file", "The configuration file.").Default("hmcnotifyd.yaml").StringVar(&f.configFile)
-	app.Flag("storage.path", "Directory of the stored events.").Default("data").StringVar(&f.storagePath)
+	cmdline.Filled(app.Flag("config.file", "The configuration file.").Default("hmcnotifyd.yaml"), &f.configFile)
+	cmdline.Filled(app.Flag("storage.path", "Directory of the stored events.").Default("data"), &f.storagePath)
 	app.Flag("web.listen-address", "Address of the status page, metrics and API; may be repeated.").
 		Default(":10291").StringsVar(&f.listen)
 	app.Flag("web.config.file",
@@ -66,9 +67,6 @@ func runCommand(app *kingpin.Application, e *environment) {
 }
 
 func (f *daemonFlags) validate() error {
-	if f.storagePath == "" {
-		return errors.New("--storage.path must not be empty")
-	}
 	for _, addr := range f.listen {
 		_, port, err := net.SplitHostPort(addr)
 		if err == nil {

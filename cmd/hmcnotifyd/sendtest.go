@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kingpin/v2"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/deliver"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 )
@@ -25,13 +26,8 @@ func sendTestCommand(app *kingpin.Application, e *environment) {
 	f := &e.test
 	c := e.command(app, "send-test",
 		"Send one event of the type bridge-test through a sink of the running daemon, and say what happened.",
-		e.sendTest, func() error {
-			if f.sink == "" {
-				return errors.New("--sink must not be empty")
-			}
-			return nil
-		}, f.client.validate)
-	c.Flag("sink", "The sink.").Required().StringVar(&f.sink)
+		e.sendTest, f.client.validate)
+	cmdline.Filled(c.Flag("sink", "The sink.").Required(), &f.sink)
 	clientFlagsOf(c, &f.client)
 }
 

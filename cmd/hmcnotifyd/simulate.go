@@ -17,6 +17,7 @@ import (
 	"github.com/alecthomas/kingpin/v2"
 	"go.uber.org/zap"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/playback"
 )
@@ -42,7 +43,6 @@ type simulateFlags struct {
 	caOut               string
 	replay              string
 	speed               float64
-	played              bool
 }
 
 func simulateCommand(app *kingpin.Application, e *environment) {
@@ -57,17 +57,15 @@ func simulateCommand(app *kingpin.Application, e *environment) {
 	c.Flag("partitions", "Number of partitions of all CPCs together.").Default("8").IntVar(&f.partitions)
 	c.Flag("hmcs", "Number of HMCs that manage the same CPCs. Each further one has the next ports, or free ones.").
 		Default("1").IntVar(&f.hmcs)
-	c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").
-		PlaceHolder("FILE").StringVar(&f.caOut)
-	c.Flag("replay", "Play this capture back instead, from the first subscription on.").
-		PlaceHolder("FILE").IsSetByUser(&f.played).StringVar(&f.replay)
+	cmdline.Filled(c.Flag("ca-out", "Write the certificate of the simulator's CA to this file.").
+		PlaceHolder("FILE"), &f.caOut)
+	cmdline.Filled(c.Flag("replay", "Play this capture back instead, from the first subscription on.").
+		PlaceHolder("FILE"), &f.replay)
 	c.Flag("speed", "How many times as fast as it was a capture is played.").Default("1").Float64Var(&f.speed)
 }
 
 func (f *simulateFlags) validate() error {
 	switch {
-	case f.played && f.replay == "":
-		return errors.New("--replay must not be empty")
 	case !(f.speed > 0 && f.speed <= maxSpeed):
 		return fmt.Errorf("--speed must be a number above 0, up to %g", float64(maxSpeed))
 	case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
@@ -95,7 +93,7 @@ func (f *simulateFlags) validate() error {
 }
 
 func (e *environment) simulate(ctx context.Context) (err error) {
-	if e.simulator.played {
+	if e.simulator.replay != "" {
 		return e.playBack(ctx)
 	}
 	hmcs, err := e.simulator.start(e.log)

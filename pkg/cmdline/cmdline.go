@@ -151,7 +151,12 @@ func badValue(app *kingpin.Application, args []string, err error) error {
 		if value == nil || word.Value == nil {
 			continue
 		}
-		if again := value.Set(*word.Value); again != nil && again.Error() == err.Error() {
+		again := value.Set(*word.Value)
+		switch {
+		case again == nil || again.Error() != err.Error():
+		case errors.Is(err, errEmpty):
+			return fmt.Errorf("%s %w", name, err)
+		default:
 			return fmt.Errorf("%s: %q %s", name, *word.Value, whyBad(err))
 		}
 	}

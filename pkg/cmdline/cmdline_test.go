@@ -26,6 +26,7 @@ func program(out *bytes.Buffer) *kingpin.Application {
 	tail.Flag("count", "Some.").Hidden().Int()
 	tail.Flag("for", "A while.").Hidden().Duration()
 	tail.Flag("kind", "One of two.").Hidden().Enum("a", "b")
+	Filled(tail.Flag("to", "Something.").Hidden(), new(string))
 	check := app.Command("check-config", "Checks.")
 	check.Arg("FILE", "The file.").Required().String()
 	letters := app.Command("dead-letters", "Letters.")
@@ -56,6 +57,8 @@ func TestMistakes(t *testing.T) {
 		"tail --for=abc":                   `--for: "abc" is not a duration, as 90s, 10m or 1h30m are`,
 		"tail --for=5":                     `--for: "5" is not a duration, as 90s, 10m or 1h30m are`,
 		"tail --kind=c":                    `--kind: "c" is none of a, b`,
+		"tail --to=":                       "--to must not be empty",
+		"tail --to=x":                      "",
 	} {
 		app := program(new(bytes.Buffer))
 		_, err := app.Parse(strings.Fields(line))
@@ -67,6 +70,33 @@ func TestMistakes(t *testing.T) {
 		}
 		if got := Mistake(app, strings.Fields(line), err).Error(); got != want {
 			t.Errorf("%s: %s\nwant %s (%v)", line, got, want, err)
+		}
+	}
+}
+
+// What people type and the parser takes for something else.
+func TestNormalized(t *testing.T) {
+	for line, want := range map[string]string{
+		"tail --sink - --rate=1":                      "tail --sink=- --rate=1",
+		"tail --sink=-":                               "tail --sink=-",
+		"check-config -":                              `"-", which stands for standard input, cannot be there: name a file`,
+		"check-config -- - --json=true":               "check-config -- - --json=true",
+		"dead-letters list --json=true":               "dead-letters list --json",
+		"dead-letters list --json=false":              "dead-letters list --no-json",
+		"dead-letters list --json=1 --json":           "dead-letters list --json --json",
+		"dead-letters list --json=yes":                `--json: "yes" is neither true nor false`,
+		"dead-letters list --json=":                   `--json: "" is neither true nor false`,
+		"--help=true tail":                            "--help tail",
+		"--help=false tail":                           "tail",
+		"tail --sink=true --bogus=true --config.file": "tail --sink=true --bogus=true --config.file",
+	} {
+		got, err := Normalized(program(new(bytes.Buffer)).Model(), strings.Fields(line))
+		text := strings.Join(got, " ")
+		if err != nil {
+			text = err.Error()
+		}
+		if text != want {
+			t.Errorf("%s: %s\nwant %s", line, text, want)
 		}
 	}
 }
