@@ -15,6 +15,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/replay"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
 const (
@@ -114,13 +115,14 @@ func (q query) explicit() error {
 	return nil
 }
 
-// ParseSince reads a point in time: as RFC 3339 has it, or how long ago it was, as 90m.
+// ParseSince reads a point in time: as RFC 3339 has it, or how long ago it was, as 90m, or as 7d,
+// which the configuration has too.
 func ParseSince(value string, now time.Time) (time.Time, error) {
 	if t, err := time.Parse(time.RFC3339, value); err == nil {
 		return t, nil
 	}
-	ago, err := time.ParseDuration(value)
-	if err != nil || ago < 0 {
+	ago, err := units.ParseDuration(strings.TrimPrefix(value, "+"))
+	if err != nil {
 		return time.Time{}, fmt.Errorf("%q is neither a duration, as 1h30m, nor a time, as 2026-11-20T10:00:00Z", value)
 	}
 	return now.Add(-ago), nil

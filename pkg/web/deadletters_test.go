@@ -169,7 +169,8 @@ func TestParseSince(t *testing.T) {
 	now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
 	for value, want := range map[string]time.Time{
 		"90m": now.Add(-90 * time.Minute), "0s": now, "2026-11-19T10:00:00Z": now.Add(-24 * time.Hour), "2026-11-20T11:00:00.5+01:00": now.Add(500 * time.Millisecond),
-		"": {}, "x": {}, "-1s": {}, "2026-11-20": {},
+		"7d": now.AddDate(0, 0, -7), "1w1d12h": now.Add(-8*24*time.Hour - 12*time.Hour), "+1h": now.Add(-time.Hour),
+		"": {}, "x": {}, "-1s": {}, "+-1s": {}, "7": {}, "2026-11-20": {},
 	} {
 		got, err := web.ParseSince(value, now)
 		if (err != nil) != want.IsZero() || !got.Equal(want) {
