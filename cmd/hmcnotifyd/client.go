@@ -36,6 +36,7 @@ const (
 	paceWait    = 300 * time.Millisecond
 	// maxErrorAnswer bounds what is read of an answer that is an error.
 	maxErrorAnswer = 64 << 10
+	byteOrderMark  = "\ufeff"
 )
 
 // clientFlags are how a running daemon is reached.
@@ -109,7 +110,7 @@ func newClient(f clientFlags) (*client, error) {
 			return nil, fmt.Errorf("--ca-file: %w", err)
 		}
 		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(pem) {
+		if !pool.AppendCertsFromPEM(bytes.TrimPrefix(pem, []byte(byteOrderMark))) { // it hides the first one
 			return nil, fmt.Errorf("--ca-file: %s holds no certificate", f.caFile)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
@@ -126,6 +127,10 @@ func newClient(f clientFlags) (*client, error) {
 		}
 		var ok bool
 		c.userid, c.password, ok = strings.Cut(strings.TrimRight(string(text), "\r\n"), ":")
+		if strings.HasPrefix(c.userid, byteOrderMark) {
+			return nil, fmt.Errorf("--credentials-file: %s begins with a byte order mark (EF BB BF): "+
+				"save it as UTF-8 without one", f.credentialsFile)
+		}
 		if !ok || strings.ContainsAny(c.userid+c.password, "\r\n") {
 			return nil, fmt.Errorf("--credentials-file: %s must hold USERID:PASSWORD in one line", f.credentialsFile)
 		}
@@ -162,8 +167,7 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 func (c *client) doWith(
 	ctx context.Context, method, path string, query url.Values, headers map[string]string,
 ) (*http.Response, error) {
-	u := *c.base
-	u.Path += path
+	u := c.base.JoinPath(path)
 	u.RawQuery = query.Encode()
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), http.NoBody)
 	if err != nil {
@@ -219,7 +223,11 @@ func (c *client) noAnswer(ctx context.Context, err error) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err // without the address, which is named below
 	}
-	return fmt.Errorf("no answer from a daemon at %s: %w (--url names another address)", c.base, err)
+	do := "--url names another address"
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		do = "--ca-file names what to verify it with"
+	}
+	return fmt.Errorf("no answer from a daemon at %s: %w (%s)", c.base, err, do)
 }
 
 // refused is the error for an answer that is not a success.
@@ -228,6 +236,8 @@ func (c *client) refused(status int, body []byte) error {
 	switch {
 	case json.Unmarshal(body, &answer) == nil && answer.Error != "":
 		return errors.New(answer.Error)
+	case status == http.StatusUnauthorized && c.userid+c.password != "":
+		return fmt.Errorf("the daemon at %s does not accept the userid and password of --credentials-file", c.base)
 	case status == http.StatusUnauthorized:
 		return fmt.Errorf("the daemon at %s wants a userid and a password: --credentials-file", c.base)
 	case status == http.StatusNotFound:

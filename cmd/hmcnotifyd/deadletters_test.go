@@ -409,6 +409,8 @@ func TestDeadLettersOverTLS(t *testing.T) {
 	write(t, filepath.Join(dir, "credentials"), "ops:pass:word\n")
 	write(t, filepath.Join(dir, "wrong"), "ops:wrong\n")
 	write(t, filepath.Join(dir, "bad"), "nothing that is it\n")
+	write(t, filepath.Join(dir, "marked"), "\ufeffops:pass:word\n")
+	write(t, filepath.Join(dir, "marked-ca.pem"), "\ufeff"+string(ca.PEM()))
 	_, o := startDaemon(t, daemonConfig(t, dir, sim, hmcsim.DefaultPassword), dir, "--web.config.file="+webConfig)
 	o.url = strings.Replace(o.url, "http:", "https:", 1)
 	trust := "--ca-file=" + filepath.Join(dir, "web-ca.pem")
@@ -416,12 +418,14 @@ func TestDeadLettersOverTLS(t *testing.T) {
 		args   []string
 		stderr string
 	}{
-		"no authority":    {[]string{}, "certificate"},
-		"no password":     {[]string{trust}, "--credentials-file"},
-		"wrong password":  {[]string{trust, "--credentials-file=" + filepath.Join(dir, "wrong")}, "--credentials-file"},
-		"no credentials":  {[]string{trust, "--credentials-file=" + filepath.Join(dir, "bad")}, "USERID:PASSWORD"},
-		"no file":         {[]string{trust, "--credentials-file=" + filepath.Join(dir, "none")}, "no such file"},
-		"no certificates": {[]string{"--ca-file=" + filepath.Join(dir, "bad")}, "no certificate"},
+		"no authority":     {[]string{}, "(--ca-file names what to verify it with)"},
+		"no password":      {[]string{trust}, "--credentials-file"},
+		"wrong password":   {[]string{trust, "--credentials-file=" + filepath.Join(dir, "wrong")}, "does not accept the userid and password of --credentials-file"},
+		"marked":           {[]string{trust, "--credentials-file=" + filepath.Join(dir, "marked")}, "marked begins with a byte order mark"},
+		"marked authority": {[]string{"--ca-file=" + filepath.Join(dir, "marked-ca.pem")}, "wants a userid and a password"},
+		"no credentials":   {[]string{trust, "--credentials-file=" + filepath.Join(dir, "bad")}, "USERID:PASSWORD"},
+		"no file":          {[]string{trust, "--credentials-file=" + filepath.Join(dir, "none")}, "no such file"},
+		"no certificates":  {[]string{"--ca-file=" + filepath.Join(dir, "bad")}, "no certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if status, stdout, stderr := o.call(append([]string{"list"}, test.args...)...); status != 1 || !strings.Contains(stderr, test.stderr) || strings.Contains(stderr, "wrong\n") {

@@ -93,6 +93,9 @@ func TestReplayCommand(t *testing.T) {
 	if status, _, stderr := replay("--sink=osp", "--since=1h"); status != 1 || stderr != "hmcnotifyd: replay: there is no such sink: \"osp\" is not in the configuration\n" {
 		t.Errorf("status %d\n%s", status, stderr)
 	}
+	if status, _, stderr := replay("--sink=o/ p", "--since=1h"); status != 1 || !strings.Contains(stderr, `there is no such sink: "o/ p" is not`) {
+		t.Errorf("status %d\n%s", status, stderr)
+	}
 	if status, _, stderr := replay("--sink=ops", "--since=2h", "--until=1h"); status != 1 ||
 		!strings.HasPrefix(stderr, "hmcnotifyd: replay: nothing is stored of that time: what there is was received from ") || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("status %d\n%s", status, stderr)
