@@ -323,7 +323,7 @@ func startBridgeWith(ctx context.Context, t target, hmcs int, sinks string, read
 	}
 	var b runner
 	if cfg.Storage.JetStream != nil {
-		b, err = ha.New(options, registry)
+		b, err = ha.New(ctx, options, registry)
 	} else {
 		b, err = bridge.New(options)
 	}

@@ -70,12 +70,14 @@ func (e *environment) demo(ctx context.Context) (err error) {
 	}
 	quiet.daemon.storagePath, quiet.daemon.configFile = filepath.Join(dir, "data"), cfg.File
 	quiet.daemon.listen = []string{demoAddress(ctx)}
-	d, err := newDaemon(&quiet, cfg, log)
+	hangups, stop := onHangup()
+	defer stop()
+	d, err := newDaemon(ctx, &quiet, cfg, log)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(e.stdout, demoScreen, d.addresses()[0], d.addresses()[0], d.addresses()[0])
-	if err := errors.Join(d.run(ctx), consumer.close()); err != nil {
+	if err := errors.Join(d.run(ctx, hangups), consumer.close()); err != nil {
 		return err
 	}
 	n, types, alone := consumer.received()

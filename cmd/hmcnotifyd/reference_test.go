@@ -87,13 +87,13 @@ func runningRegistry(t *testing.T) registered {
 	}
 	e := &environment{stdout: new(bytes.Buffer), stderr: new(bytes.Buffer)}
 	e.daemon = daemonFlags{configFile: file, storagePath: filepath.Join(dir, "data"), listen: []string{"127.0.0.1:0"}}
-	d, err := newDaemon(e, cfg, zap.NewNop())
+	d, err := newDaemon(t.Context(), e, cfg, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- d.run(ctx) }()
+	go func() { done <- d.run(ctx, nil) }()
 	defer func() {
 		cancel()
 		if err := <-done; err != nil {

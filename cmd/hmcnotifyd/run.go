@@ -88,7 +88,17 @@ func (e *environment) newLogger() (*zap.Logger, error) {
 	return logs.New(e.stderr, e.logLevel, e.logFormat)
 }
 
+// onHangup receives SIGHUP, which would end the program: what comes while the daemon starts is
+// obeyed when it runs.
+func onHangup() (hangups <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
+}
+
 func (e *environment) run(ctx context.Context) error {
+	hangups, stop := onHangup()
+	defer stop()
 	if limit := budget.LimitMemory(); limit > 0 {
 		e.log.Debug("memory is limited", zap.Int64("bytes", limit))
 	}
@@ -97,11 +107,15 @@ func (e *environment) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d, err := newDaemon(e, cfg, e.log)
-	if err != nil {
+	d, err := newDaemon(ctx, e, cfg, e.log)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		e.log.Info("hmcnotifyd was ended while it started", zap.Error(err))
+		return nil
+	case err != nil:
 		return err
 	}
-	return d.run(ctx)
+	return d.run(ctx, hangups)
 }
 
 // daemon is a running hmcnotifyd: the bridge, the web side and what systemd and signals ask of
@@ -125,7 +139,7 @@ type daemon struct {
 type reloadMetrics struct{ successful, time, hash prometheus.Gauge }
 
 // newDaemon builds everything and listens. On an error nothing stays open.
-func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, err error) {
+func newDaemon(ctx context.Context, e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, err error) {
 	d := &daemon{flags: e.daemon, log: log, registry: prometheus.NewRegistry(), notify: notifier{log: log}}
 	protection, err := web.NewProtection(d.flags.webConfig, log.Named("web"))
 	if err != nil {
@@ -147,7 +161,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 	}()
 	room, handshakes := web.NewRoom(web.MaxConnections), web.NewHandshakes()
 	for _, addr := range d.flags.listen {
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
+		l, err := (&net.ListenConfig{}).Listen(context.WithoutCancel(ctx), "tcp", addr)
 		if err != nil {
 			return nil, fmt.Errorf("--web.listen-address: %w", err)
 		}
@@ -156,7 +170,7 @@ func newDaemon(e *environment, cfg *config.Config, log *zap.Logger) (_ *daemon, 
 		}
 		d.listeners = append(d.listeners, room.Listener(l))
 	}
-	d.node, err = ha.New(bridge.Options{
+	d.node, err = ha.New(ctx, bridge.Options{
 		Config: cfg, StoragePath: d.flags.storagePath, Logger: log, Version: version,
 		Stdout: e.stdout, Stderr: e.stderr,
 		ExternalURL: cmp.Or(d.flags.externalURL, web.LocalURL(d.listeners[0].Addr(), tlsConfig != nil)),
@@ -260,12 +274,9 @@ func (d *daemon) reload() error {
 
 // run works until ctx is done and everything has ended in order, or until something that cannot be
 // done without fails.
-func (d *daemon) run(ctx context.Context) error {
+func (d *daemon) run(ctx context.Context, hangups <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
 	// A hangup may take long to handle, and must delay neither the shutdown nor the watchdog.
 	go d.obeyHangups(ctx, hangups)
 	limit, done := limited(ctx, shutdownLimit)

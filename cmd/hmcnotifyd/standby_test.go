@@ -5,12 +5,30 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/natscluster"
 )
+
+// A daemon that waits for its cluster at the start obeys signals: SIGHUP does not end it, and SIGTERM does.
+func TestSignalsAtTheStart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	config := filepath.Join(dir, "hmcnotifyd.yaml")
+	write(t, config, fmt.Sprintf("hmcs: [{name: east, hosts: [127.0.0.1], userid: u, password: p}]\nsinks: [{name: file, log: {output: events.log}}]\n"+
+		"storage: {jetstream: {urls: [%q], name: x, replicas: 1}}\n", "nats://"+freeAddress(t)))
+	p := start(t, nil, "--config.file="+config, "--storage.path="+filepath.Join(dir, "data"), "--web.listen-address=127.0.0.1:0")
+	p.matches("the NATS cluster cannot be used yet")
+	p.signal(syscall.SIGHUP)
+	p.signal(syscall.SIGTERM)
+	if status := p.wait(); status != 0 {
+		t.Errorf("exit status %d", status)
+	}
+	p.matches("hmcnotifyd was ended while it started")
+}
 
 // tail and the page of a daemon that stands by show what the one stores that leads, and say so. tail goes on when it leads.
 func TestTailOfAStandby(t *testing.T) {

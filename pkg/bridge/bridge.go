@@ -120,8 +120,9 @@ type Bridge struct {
 	seen        *ledger.SeenWindow
 	dead        queue.Letters
 	started     time.Time
-	// what Run starts
+	// what Run starts, and what is closed when it has
 	first *world
+	begun chan struct{}
 
 	// one replay, and one test of a sink, at a time
 	replaying, testing sync.Mutex
@@ -177,6 +178,7 @@ func New(opts Options) (*Bridge, error) {
 		opts: opts, log: opts.Logger, started: time.Now(),
 		sinkMetrics: deliver.NewMetrics(opts.Registerer),
 		groups:      make(map[string]*record.Group),
+		begun:       make(chan struct{}),
 		budget:      budget.New(cmp.Or(opts.Buffers, budget.Common())),
 	}
 	if e := opts.Ears; e != nil {
@@ -237,6 +239,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 	b.begin(&current{cfg: b.opts.Config}, b.first)
 	b.retireOrphans()
 	b.reloading.Unlock()
+	close(b.begun)
 	var watching sync.WaitGroup
 	wrong := make(map[string]string)
 	watching.Go(func() { every(ctx, rateEvery, b.noteRates) })
@@ -359,8 +362,9 @@ func endsWithin(done <-chan struct{}, limit time.Duration) bool {
 // Reload makes cfg the running configuration. The new sinks and receivers are built first: on an
 // error nothing has changed. HMCs and sinks whose configuration did not change go on untouched,
 // with their link and their place in the queue; one that waits for its next attempt makes it now.
-// The storage settings are those of the start.
+// The storage settings are those of the start. Before Run it waits for that.
 func (b *Bridge) Reload(cfg *config.Config) error {
+	<-b.begun
 	b.reloading.Lock()
 	defer b.reloading.Unlock()
 	return b.reload(cfg)
@@ -368,7 +372,7 @@ func (b *Bridge) Reload(cfg *config.Config) error {
 
 // reload is Reload. b.reloading is locked.
 func (b *Bridge) reload(cfg *config.Config) error {
-	if b.life == nil || b.life.Err() != nil {
+	if b.life.Err() != nil {
 		return errors.New("the daemon is not running")
 	}
 	if !cfg.Storage.Equal(&b.opts.Config.Storage) {

@@ -80,8 +80,9 @@ func (n *Node) leads() float64 {
 }
 
 // New checks that everything can be had, as bridge.New does, and that the cluster can keep the log.
-// registry is that of the process: what a bridge registers goes with its term.
-func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
+// registry is that of the process: what a bridge registers goes with its term. ctx ends the wait
+// for the cluster.
+func New(ctx context.Context, opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 	n := &Node{
 		opts: opts, log: opts.Logger.Named("ha"), started: time.Now(), cfg: opts.Config,
 		changes: prometheus.NewCounter(prometheus.CounterOpts{
@@ -102,7 +103,7 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 			return nil, fmt.Errorf("storage: %w, or remove the file %s there to go on without that", err, movedName)
 		}
 		opts.Registerer = registry
-		b, err := bridge.New(opts)
+		b, err := bridge.New(opts) //nolint:contextcheck // ctx is for the wait of a cluster
 		if err != nil {
 			return nil, err
 		}
@@ -111,7 +112,7 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 		if err := n.usable(opts.Config); err != nil {
 			return nil, err
 		}
-		if err := n.connect(opts.Config.Storage.JetStream); err != nil {
+		if err := n.connect(ctx, opts.Config.Storage.JetStream); err != nil {
 			return nil, fmt.Errorf("storage.jetstream: %w", err)
 		}
 		registry.MustRegister(n)
@@ -123,8 +124,7 @@ func New(opts bridge.Options, registry *prometheus.Registry) (*Node, error) {
 	return n, nil
 }
 
-func (n *Node) connect(j *config.JetStream) (err error) {
-	ctx := context.Background()
+func (n *Node) connect(ctx context.Context, j *config.JetStream) (err error) {
 	if n.cluster, err = connect(ctx, j, n.opts.Version, n.log); err != nil {
 		return err
 	}
@@ -187,6 +187,9 @@ func (n *Node) Run(ctx context.Context) error {
 
 // lead waits until nobody else leads, and leads until ctx is done or another one does.
 func (n *Node) lead(ctx context.Context) (err error) {
+	waiting, again := context.WithCancel(ctx)
+	defer again()
+	n.again.Store(&again) // before there is anything that a reload would have to do anew
 	cfg := n.config()
 	s, stopStanding, err := n.standBy(ctx)
 	if err != nil {
@@ -197,9 +200,6 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		closeEars = sync.OnceFunc(s.ears.Close) // it logs off, whatever ended
 	}
 	defer closeEars()
-	waiting, again := context.WithCancel(ctx)
-	defer again()
-	n.again.Store(&again)
 	lease, err := n.cluster.Lead(waiting, leaseOptions(cfg, n.host, n.log), n.saw)
 	stopStanding()
 	if err != nil {

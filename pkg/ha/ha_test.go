@@ -165,7 +165,7 @@ func start(t *testing.T, text string, options ...zap.Option) *node {
 	}
 	n := &node{registry: prometheus.NewRegistry(), logs: new(output.Buffer), done: make(chan error, 1)}
 	core := zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), zapcore.AddSync(n.logs), zap.DebugLevel)
-	n.Node, err = New(bridge.Options{
+	n.Node, err = New(t.Context(), bridge.Options{
 		Config: cfg, StoragePath: filepath.Join(dir, "data"), Logger: zap.New(core, options...), Version: "test", Stdout: io.Discard, Stderr: io.Discard,
 	}, n.registry)
 	if err != nil {
