@@ -36,8 +36,13 @@ func (e *environment) migrate(ctx context.Context) error {
 	}
 	done, err := m.Run(ctx)
 	shown.Clear()
+	return e.migrated(ctx, done, err)
+}
+
+// migrated says how it ended. A signal may come when all is done.
+func (e *environment) migrated(ctx context.Context, done ha.Migrated, err error) error {
 	switch {
-	case ctx.Err() != nil:
+	case err != nil && ctx.Err() != nil:
 		return errors.Join(errors.New("migrate: interrupted: what there was is as it was; begin again"), err)
 	case err != nil:
 		return fmt.Errorf("migrate: %w", err)

@@ -73,7 +73,9 @@ func (m *Migration) Run(ctx context.Context) (done Migrated, err error) {
 	defer func() {
 		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 		defer cancel()
-		err = errors.Join(err, lease.End(ending))
+		if e := lease.End(ending); e != nil { // whatever became of the copy
+			m.Logger.Warn("the lease could not be given up: daemons wait until it has run out", zap.Error(e))
+		}
 	}()
 	from, to := m.directory(), m.cluster(ctx, c, lease)
 	if m.ToDirectory {
