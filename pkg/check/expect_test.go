@@ -170,6 +170,7 @@ func TestExpectationsRefused(t *testing.T) {
 		"- {event: {type: x}, expect: {body: {al: x}}}":           `there is no sink "al"`,
 		"- {event: {type: x}, expect: {body: {alerts: x}}}":       "body of alerts: what a sink of this kind sends cannot be compared",
 		"- {event: {type: x, a: {1: 2, 1: 3}}, expect: {}}":       "already defined at line 1",
+		"- {event: {type: x}, expect: {sinks: []}}\n---\n- {}":    ": a second YAML document begins here",
 	} {
 		if out, err := expect(t, text); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") || out != "" {
 			t.Errorf("%q: %v, want %s\n%s", text, err, want, out)

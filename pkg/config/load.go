@@ -233,12 +233,19 @@ func (d *decoder) resolve(path string) (absolute, shown string) {
 	return absolute, shown
 }
 
-// Strict reads YAML into what v points to. An unknown key is an error.
+// Strict reads YAML into what v points to. An unknown key is an error, and so is a second document,
+// which would not be read.
 func Strict(data []byte, v any) error {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
-	if err := d.Decode(v); err != nil && !errors.Is(err, io.EOF) {
-		return err
+	err := d.Decode(v)
+	if second := new(yaml.Node); err == nil {
+		if err = d.Decode(second); err == nil {
+			err = fmt.Errorf("line %d: a second YAML document begins here: remove the line \"---\"", second.Line)
+		}
 	}
-	return nil
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }

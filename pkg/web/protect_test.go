@@ -63,7 +63,7 @@ func TestProtectionFile(t *testing.T) {
 	}
 	for text, problem := range map[string]string{
 		"basic_auth_user: {}": "basic_auth_user", "basic_auth_users: {ops: plain}": "bcrypt", "tls_server_config: {cert_file: x}": "missing one of key",
-		"http_server_config: {headers: {X-Evil: y}}": "X-Evil",
+		"http_server_config: {headers: {X-Evil: y}}": "X-Evil", "{}\n---\nbasic_auth_users: {ops: " + hashed(t, "one") + "}\n": "a second YAML document begins here",
 	} {
 		write(text)
 		if _, err := web.NewProtection(file, zap.NewNop()); err == nil || !strings.Contains(err.Error(), problem) {
