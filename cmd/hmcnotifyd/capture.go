@@ -11,7 +11,6 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/check"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
-	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/terminal"
 )
 
@@ -81,5 +80,5 @@ func (e *environment) inspectCapture(ctx context.Context, name string) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
-	return capture.Inspect(event.EscapingWriter{Writer: e.stdout}, in)
+	return capture.Inspect(terminal.Text{Writer: e.stdout}, in)
 }

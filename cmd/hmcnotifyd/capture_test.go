@@ -1,12 +1,17 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/capture"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 )
 
@@ -88,5 +93,37 @@ func TestCapture(t *testing.T) {
 	}
 	if status, _, stderr := call("simulate", "--replay", file("a.gz"), "--speed=0"); status != 2 || !strings.Contains(stderr, "--speed must be") {
 		t.Errorf("status %d: %s", status, fmt.Sprint(stderr))
+	}
+}
+
+// What somebody else has written does nothing to the terminal of whoever looks at a capture, or reads an error.
+func TestOthersDoNotSteerTheTerminal(t *testing.T) {
+	const nasty = "\x1b[2J\x1b]0;x\a\r\u009b\u202e\x7f"
+	file := filepath.Join(t.TempDir(), "a.gz")
+	out, err := capture.Create(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := capture.NewWriter(out, capture.Header{Program: "1.2" + nasty, Began: time.Now()})
+	if err == nil {
+		frame := &capture.Frame{Command: capture.Message, Headers: capture.Pairs{{"notification-type", "kind" + nasty}}}
+		request := &capture.Request{Operation: "list" + nasty, Method: "GET", URI: "/api/cpcs", Failure: "why" + nasty}
+		err = errors.Join(w.Write(&capture.Entry{Kind: capture.KindFrame, Frame: frame}),
+			w.Write(&capture.Entry{Kind: capture.KindRequest, Request: request}),
+			w.Write(&capture.Entry{Kind: capture.KindEnd, End: &capture.End{}}), w.Close(), out.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	var errs bytes.Buffer
+	printError(&errs, errors.New("one"+nasty+"\ntwo"+nasty))
+	status, stdout, stderr := call("capture", "--inspect="+file)
+	if status != 0 || !strings.Contains(stdout, "kind") || !strings.Contains(stdout, "list") || strings.Count(errs.String(), "\n") != 2 {
+		t.Errorf("status %d\n%s%s%s", status, stdout, stderr, errs.String())
+	}
+	for _, text := range []string{stdout, errs.String()} {
+		if strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && event.PrintableRune(r) != r }) {
+			t.Errorf("%q", text)
+		}
 	}
 }

@@ -54,7 +54,7 @@ func (e *environment) checkConfig(ctx context.Context) error {
 	}
 	var failed error
 	if e.checkExpectations != "" {
-		failed = check.Expectations(cfg, e.checkExpectations, version, event.EscapingWriter{Writer: e.stdout})
+		failed = check.Expectations(cfg, e.checkExpectations, version, terminal.Text{Writer: e.stdout})
 	}
 	if e.checkOnline {
 		return errors.Join(failed, e.checkOnlineOf(ctx, cfg))
@@ -67,7 +67,7 @@ func (e *environment) checkOnlineOf(ctx context.Context, cfg *config.Config) err
 	steps := &stepList{steps: make(map[string]string)}
 	line := terminal.StartWaiting(e.stderr, steps.String)
 	err := check.Run(ctx, check.Options{
-		Config: cfg, Version: version, Out: event.EscapingWriter{Writer: line.Above(e.stdout)}, Step: steps.set,
+		Config: cfg, Version: version, Out: terminal.Text{Writer: line.Above(e.stdout)}, Step: steps.set,
 	})
 	line.Stop()
 	switch {

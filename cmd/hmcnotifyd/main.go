@@ -162,7 +162,7 @@ func printError(w io.Writer, err error) {
 		prefix = ""
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "%s\n", event.AppendEscaped(nil, []byte(prefix+line)))
+		fmt.Fprintf(w, "%s\n", event.Printable(prefix+line))
 	}
 }
 

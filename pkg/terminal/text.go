@@ -3,6 +3,7 @@
 package terminal
 
 import (
+	"io"
 	"os"
 	"strings"
 	"unicode"
@@ -25,6 +26,20 @@ func OneLine(s string, limit int) string {
 		line = append(line[:max(0, limit-3)], '.', '.', '.')
 	}
 	return string(line)
+}
+
+// Text writes text for people that does nothing to a terminal, whoever has written it: only line
+// feeds stay. Each Write has whole characters.
+type Text struct{ io.Writer }
+
+// Write implements io.Writer.
+func (w Text) Write(text []byte) (int, error) {
+	lines := strings.Split(string(text), "\n")
+	for i := range lines {
+		lines[i] = event.Printable(lines[i])
+	}
+	_, err := io.WriteString(w.Writer, strings.Join(lines, "\n"))
+	return len(text), err
 }
 
 // wrapped breaks a line where words end, so that each part has at most width columns, and at least
