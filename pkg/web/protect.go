@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,7 +57,7 @@ func NewProtection(file string, log *zap.Logger) (*Protection, error) {
 		known: make(map[[sha256.Size]byte]bool),
 	}
 	if err := toolkit.Validate(file); err != nil {
-		return nil, err
+		return nil, withoutValues(err)
 	}
 	_, err := p.now()
 	return p, err
@@ -246,6 +248,16 @@ func (p *Protection) check(ctx context.Context, hash, userid, password string) (
 	return true, nil
 }
 
+// yamlValue finds what errors of the YAML library quote of a file.
+var yamlValue = regexp.MustCompile("(?s) (?:`.*?`|'.*?') (into|referenced)\\b")
+
+// withoutValues makes an error one line that does not show the values of a file: one of them may be
+// a password in the wrong place.
+func withoutValues(err error) error {
+	text := yamlValue.ReplaceAllString(err.Error(), " $1")
+	return errors.New(strings.Join(strings.Fields(text), " "))
+}
+
 // loadWeb reads a --web.config.file, which has the form of Prometheus's exporter toolkit.
 func loadWeb(file string) (*toolkit.Config, error) {
 	data, err := os.ReadFile(file)
@@ -257,7 +269,7 @@ func loadWeb(file string) (*toolkit.Config, error) {
 		HTTPConfig: toolkit.HTTPConfig{HTTP2: true},
 	}
 	if err := config.Strict(data, web); err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+		return nil, fmt.Errorf("%s: %w", file, withoutValues(err))
 	}
 	web.TLSConfig.SetDirectory(filepath.Dir(file))
 	return web, nil

@@ -70,6 +70,12 @@ func TestProtectionFile(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+	for _, text := range []string{"basic_auth_users: hunter2", "basic_auth_users: {ops: *hunter2}", "basic_auth_users: |\n  hunter2\n  x\nrate_limit: [hunter2]\n"} {
+		write(text)
+		if _, err := web.NewProtection(file, zap.NewNop()); err == nil || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
 	write("basic_auth_users: {ops: " + hashed(t, "one") + "}\nhttp_server_config: {headers: {X-Frame-Options: sameorigin}}\n")
 	p, err := web.NewProtection(file, zap.NewNop())
 	if err != nil {
