@@ -220,8 +220,8 @@ func TestCaptureOnAFullDisk(t *testing.T) {
 	if code := p.cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(p.out.String(), "no space left on device; "+file+" holds what there was until ") {
 		t.Errorf("status %d: %s", code, p.out.String())
 	}
-	if _, err := os.Stat(file + ".new"); err == nil {
-		t.Error("half a file is left")
+	if left, err := filepath.Glob(file + ".*"); err != nil || len(left) > 0 {
+		t.Errorf("half a file is left: %s, %v", left, err)
 	}
 	if n := sim.Sessions(); n != 0 {
 		t.Errorf("%d sessions are left", n)

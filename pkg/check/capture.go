@@ -134,13 +134,9 @@ func (k *keeper) keep(ended <-chan struct{}, log *zap.Logger) {
 }
 
 func (k *keeper) write(partial bool) (err error) {
-	beside := k.file + ".new"
-	if err := os.Remove(beside); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	out, err := capture.Create(beside)
+	out, err := os.CreateTemp(filepath.Dir(k.file), filepath.Base(k.file)+".*") // under a name that nobody has
 	if err != nil {
-		return err
+		return fmt.Errorf("%s cannot be written: %w", k.file, capture.Cause(err))
 	}
 	o := k.options
 	o.Partial = partial
@@ -149,10 +145,10 @@ func (k *keeper) write(partial bool) (err error) {
 		err = out.Sync()
 	}
 	if err = cmp.Or(err, out.Close()); err == nil {
-		err = os.Rename(beside, k.file)
+		err = os.Rename(out.Name(), k.file)
 	}
 	if err != nil {
-		_ = os.Remove(beside)
+		_ = os.Remove(out.Name())
 		return fmt.Errorf("%s cannot be written: %w", k.file, capture.Cause(err))
 	}
 	k.kept = written
