@@ -1019,12 +1019,18 @@ func TestStartFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
+	unreadable := filepath.Join(dir, "unreadable")
+	if err := os.MkdirAll(filepath.Join(unreadable, "moved"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for name, test := range map[string]struct {
 		args []string
 		want string
 	}{
 		"port taken": {[]string{"--web.listen-address=" + taken.Addr().String(), "--storage.path=" + filepath.Join(dir, "data")}, "--web.listen-address"},
 		"storage":    {[]string{"--web.listen-address=127.0.0.1:0", "--storage.path=" + filepath.Join(cfg, "data")}, "storage"},
+		"a file":     {[]string{"--web.listen-address=127.0.0.1:0", "--storage.path=" + cfg}, cfg + "/lock: not a directory\n"},
+		"unreadable": {[]string{"--web.listen-address=127.0.0.1:0", "--storage.path=" + unreadable}, "moved: is a directory\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if status, _, stderr := call(append(test.args, "--config.file="+cfg)...); status != 1 || !strings.Contains(stderr, test.want) || strings.Count(stderr, "\n") != 1 {

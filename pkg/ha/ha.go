@@ -99,7 +99,10 @@ func New(ctx context.Context, opts bridge.Options, registry *prometheus.Registry
 	n.host, _ = os.Hostname()
 	if opts.Config.Storage.JetStream == nil {
 		to, err := movedTo(opts.StoragePath)
-		if err = errors.Join(err, movedError(opts.StoragePath, to)); err != nil {
+		if err != nil {
+			return nil, fmt.Errorf("storage: %w", err)
+		}
+		if err = movedError(opts.StoragePath, to); err != nil {
 			return nil, fmt.Errorf("storage: %w, or remove the file %s there to go on without that", err, movedName)
 		}
 		opts.Registerer = registry

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -248,7 +249,7 @@ func (m *Migration) copyLetters(from, to *place) (n int, err error) {
 // movedTo says where what a directory had was moved to; "": it was not.
 func movedTo(dir string) (string, error) {
 	to, err := os.ReadFile(filepath.Join(dir, movedName))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) { // who needs a directory says that
 		return "", nil
 	}
 	if to = bytes.TrimSpace(to); err == nil && len(to) == 0 {
