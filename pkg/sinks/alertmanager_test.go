@@ -743,7 +743,10 @@ func TestRefusedAlert(t *testing.T) {
 // However many alerts there are, a member that hangs takes the time of one request: the others hear of all of them.
 func TestManyAlertsAndAMemberThatHangs(t *testing.T) {
 	t.Parallel()
-	const pieces = 40 // as many seconds, if each waited
+	pieces := 40 // as many seconds, if each waited
+	if testing.Short() {
+		pieces = 10
+	}
 	one, two := startAlertmanager(t), startAlertmanager(t)
 	cfg := alertmanagerConfig(one, two)
 	cfg.Timeout = 35 * time.Second
@@ -772,8 +775,8 @@ func TestManyAlertsAndAMemberThatHangs(t *testing.T) {
 	if err := a.sink.(Repeater).Repeat(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if n := len(two.all()); n != 2*len(all) {
-		t.Errorf("the other one has heard of %d alerts", n)
+	if n := len(two.all()); n < 2*len(all) { // and what it has kept waiting, if it noticed the end of that late
+		t.Errorf("the other one has heard of %d of %d alerts", n, 2*len(all))
 	}
 }
 

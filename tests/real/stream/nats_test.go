@@ -228,11 +228,14 @@ sinks:
 		t.Fatal(err)
 	}
 	stored := make(map[string]bool)
-	lines := 0
+	lines, halves := 0, 0
 	for line := range bytes.Lines(text) {
 		var e kept
 		if err := json.Unmarshal(line, &e); err != nil {
-			t.Errorf("%v: %.200s", err, line)
+			// A kill may leave half a line, whose event is written again.
+			if halves++; halves > kills || bytes.HasSuffix(line, []byte("}\n")) {
+				t.Errorf("%v: %.200s", err, line)
+			}
 			continue
 		}
 		lines++
