@@ -66,8 +66,7 @@ func (r *Report) set(name, value []byte) {
 	case "new-additional-status":
 		r.NewAdditional = unlessEmpty(value)
 	case "has-unacceptable-status":
-		r.Unacceptable = True(value)
-		r.Judged = r.Unacceptable || string(value) == "false" || string(value) == `"false"`
+		r.Unacceptable, r.Judged = Bool(value)
 	case "property-name":
 		r.Property = String(value)
 	case "old-value":

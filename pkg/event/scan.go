@@ -244,9 +244,23 @@ func digits(value []byte) (n int64, ok bool) {
 	return n, true
 }
 
-// True reports whether the value is the JSON literal true, or that in a string, as it may come
-// where numbers do.
-func True(value []byte) bool { return string(value) == "true" || string(value) == `"true"` }
+// Bool returns the value of the JSON literals true and false, or of one in a string, as it may come
+// where numbers do, and whether it is one of them.
+func Bool(value []byte) (is, ok bool) {
+	switch string(value) {
+	case "true", `"true"`:
+		return true, true
+	case "false", `"false"`:
+		return false, true
+	}
+	return false, false
+}
+
+// True reports whether Bool is true.
+func True(value []byte) bool {
+	is, _ := Bool(value)
+	return is
+}
 
 // enter returns the index of the first member or element behind the opening bracket, and whether
 // there is one.

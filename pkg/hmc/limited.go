@@ -43,7 +43,6 @@ type limited[T any] struct {
 	member string // of the answer, that has the list
 	what   string
 	max    int
-	data   []byte
 	items  []T
 	more   bool
 }
@@ -53,9 +52,7 @@ func (l *limited[T]) decode(data []byte, cut bool) error {
 		return json.Unmarshal(data, new(json.RawMessage)) // which says what is wrong
 	}
 	d := json.NewDecoder(bytes.NewReader(data))
-	l.data = data
 	err := l.read(d)
-	l.data = nil
 	if cut && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 		l.more, err = true, nil
 	}
@@ -97,14 +94,16 @@ func (l *limited[T]) readItems(d *json.Decoder) error {
 	case begin != json.Delim('['):
 		return fmt.Errorf("no array of %s", l.what)
 	}
+	var raw json.RawMessage // reused
 	for d.More() {
 		if l.more = len(l.items) == l.max; l.more {
 			return nil
 		}
+		if err := d.Decode(&raw); err != nil {
+			return err
+		}
 		var item T
-		before := d.InputOffset()
-		if err := d.Decode(&item); err != nil {
-			raw := bytes.TrimLeft(l.data[before:d.InputOffset()], ", \t\r\n")
+		if err := json.Unmarshal(raw, &item); err != nil {
 			if item, err = withoutOdd[T](raw, err); err != nil {
 				return err
 			}
@@ -116,7 +115,8 @@ func (l *limited[T]) readItems(d *json.Decoder) error {
 }
 
 // withoutOdd reads an object again of which a property is of another type than the documented one,
-// as err says: that is taken for absent.
+// as err says: that is taken for absent. (What was read is of no use: a pointer is set before its
+// value is found not to fit.)
 func withoutOdd[T any](object []byte, err error) (item T, _ error) {
 	if odd, ok := errors.AsType[*json.UnmarshalTypeError](err); !ok || odd.Field == "" {
 		return item, err

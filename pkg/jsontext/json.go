@@ -42,7 +42,7 @@ func Mended(body []byte) []byte {
 			inString = !inString
 		case inString && c == '\\' && i+1 < len(body):
 			out = append(out, c)
-			if isEscape(body[i+1:]) { // else it stands for itself
+			if jsonEscape(body, i+1) > 0 { // else it stands for itself
 				i++
 			}
 		case inString && c < ' ':
@@ -55,22 +55,6 @@ func Mended(body []byte) []byte {
 		return nil
 	}
 	return out
-}
-
-// isEscape says whether what is behind a backslash makes an escape of JSON of it.
-func isEscape(rest []byte) bool {
-	if rest[0] != 'u' {
-		return bytes.IndexByte([]byte(`"\/bfnrt`), rest[0]) >= 0
-	}
-	if len(rest) < 5 {
-		return false
-	}
-	for _, c := range rest[1:5] {
-		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'f') {
-			return false
-		}
-	}
-	return true
 }
 
 // maxJSONDepth is how deep encoding/json lets a value nest, so that what passes here can be read

@@ -77,6 +77,17 @@ func (h *house) open(name string) (*Recorder, *watcher) {
 	return r, w
 }
 
+// askingHouse is one of one HMC, which is connected, and can be asked.
+func askingHouse(t *testing.T) (*house, *Recorder, *watcher) {
+	t.Helper()
+	h := newHouse(t, 1)
+	r, w := h.open("a")
+	w.asks = true
+	connect(r)
+	h.stored()
+	return h, r, w
+}
+
 func connect(r *Recorder) {
 	up := Connection{Host: "h", NewSession: true, Topics: []TopicLabel{{Name: "u.audit", Type: event.TopicAudit}}}
 	r.Connected(context.Background(), up, true, time.Now())
@@ -533,11 +544,7 @@ func TestConfiguredDoesNotWait(t *testing.T) {
 
 // Completions of jobs that are held back when commits fail are not lost.
 func TestHeldJobsOutliveARefusal(t *testing.T) {
-	h := newHouse(t, 1)
-	r, w := h.open("a")
-	w.asks = true
-	connect(r)
-	h.stored()
+	h, r, w := askingHouse(t)
 	for i := range 2 {
 		received(t, r, "u.job", receiver.Headers{
 			{Name: "notification-type", Value: event.TypeJobCompletion},

@@ -19,11 +19,7 @@ import (
 // A system stops: its event waits for the reason, what comes of the same system waits behind it, and what is known of it is not
 // stored before: a crash in between would leave a system that has stopped and nobody who tells. Others go on.
 func TestAStoppedSystemWaitsForItsReason(t *testing.T) {
-	h := newHouse(t, 1)
-	r, w := h.open("a")
-	w.asks = true
-	connect(r)
-	h.stored()
+	h, r, w := askingHouse(t)
 	const uri = "/api/logical-partitions/l"
 	h.group.Estate.Place(uri, "LP01", "")
 	send := func(typ, id, body string) {
@@ -107,11 +103,7 @@ func TestAStoppedSystemWaitsForItsReason(t *testing.T) {
 
 // That a system has stopped by itself is news also where it is known late, and somebody seemed to have wanted it: it is no repetition.
 func TestLateReasonOfAPlannedStop(t *testing.T) {
-	h := newHouse(t, 1)
-	r, w := h.open("a")
-	w.asks = true
-	connect(r)
-	h.stored()
+	h, r, _ := askingHouse(t)
 	const uri = "/api/logical-partitions/l"
 	h.group.Estate.Place(uri, "LP01", "")
 	received(t, r, "u.audit", receiver.Headers{{Name: "notification-type", Value: event.TypeLogEntry}, {Name: "message-id", Value: "1"}},
@@ -134,11 +126,7 @@ func TestLateReasonOfAPlannedStop(t *testing.T) {
 
 // What waits behind an event that is held back is bounded: then it is told as it is.
 func TestHeldBackIsBounded(t *testing.T) {
-	h := newHouse(t, 1)
-	r, w := h.open("a")
-	w.asks = true
-	connect(r)
-	h.stored()
+	h, r, _ := askingHouse(t)
 	h.group.Estate.Place("/api/logical-partitions/l", "LP01", "")
 	headers := func(typ, id string) receiver.Headers {
 		return receiver.Headers{
