@@ -150,9 +150,26 @@ func (f *File) Reserve(room, step int64) error {
 		return err
 	}
 	f.resized = true
+	return f.extend(room, step)
+}
+
+// Ahead is Reserve for groups that do not depend on it: the size becomes durable with the next one.
+func (f *File) Ahead(room, step int64) error {
+	if f.Room() >= room || f.resized {
+		return nil
+	}
+	err := f.extend(room, step)
+	f.resized = err != nil
+	return err
+}
+
+var zeros [bufferSize]byte
+
+// extend writes zeros behind the file, up to a multiple of step.
+func (f *File) extend(room, step int64) error {
 	size := max(f.size, f.end)
 	for to := (f.end + room + step - 1) / step * step; size < to; {
-		n, err := f.WriteAt(make([]byte, min(bufferSize-size%bufferSize, to-size)), size)
+		n, err := f.WriteAt(zeros[:min(bufferSize-size%bufferSize, to-size)], size)
 		if err != nil {
 			back := f.Truncate(max(f.size, f.end))
 			f.doubt = f.doubt || back != nil

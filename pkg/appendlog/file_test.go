@@ -217,12 +217,16 @@ func TestLargeFrame(t *testing.T) {
 	}
 }
 
-// What is reserved is no damage, and is where the next group goes.
+// What is reserved, or written ahead, is no damage, and is where the next group goes.
 func TestReserve(t *testing.T) {
 	t.Parallel()
 	f, path := placed(t)
-	for i := range 5 {
-		if err := errors.Join(f.Reserve(3000, 10_000), f.Append(fmt.Appendf(nil, "say %d", i), group(i, 1+i%3), group(i, i%2))); err != nil {
+	for i := range 10 {
+		reserve := f.Reserve
+		if i >= 5 {
+			reserve = f.Ahead
+		}
+		if err := errors.Join(reserve(3000, 10_000), f.Append(fmt.Appendf(nil, "say %d", i), group(i, 1+i%3), group(i, i%2))); err != nil {
 			t.Fatal(err)
 		}
 		b, err := os.ReadFile(path)

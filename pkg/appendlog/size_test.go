@@ -25,6 +25,8 @@ type sized struct {
 	faults float64
 	// Files have room for what is written to them.
 	reserves bool
+	// What is written may be behind a size that is not on disk yet.
+	ahead bool
 	// by path
 	sizes map[string]*size
 }
@@ -93,7 +95,7 @@ func (f *sizedFile) WriteAt(b []byte, at int64) (int, error) {
 	end, content := at+int64(len(b)), !bytes.Equal(was[:n], b[:n]) || len(bytes.Trim(b[n:], "\x00")) > 0
 	cut := slices.ContainsFunc(f.of.pending, func(r resize) bool { return r.cut })
 	none := f.s.reserves && stat.Size() > 0 && (end > f.of.durable || f.of.durable%tableStep != 0)
-	if f.of.named && (content && (cut || none || f.of.durable != stat.Size()) || cut && end > stat.Size()) {
+	if f.of.named && (content && (cut || none || f.of.durable != stat.Size() && !f.s.ahead) || cut && end > stat.Size()) {
 		f.s.t.Errorf("%d to %d is written, of %d bytes %d are on disk, was one cut off: %v", at, end, stat.Size(), f.of.durable, cut)
 	}
 	if refused != nil {
@@ -213,7 +215,10 @@ func TestCutBeforeNext(t *testing.T) {
 		}
 		failed := false
 		for i := range 30 {
-			system.faults = 0.1
+			system.faults, system.ahead = 0.1, round%2 == 0
+			if system.ahead {
+				_ = f.Ahead(5_000, 20_000) // what is refused of that costs nothing
+			}
 			err := f.Append(nil, group(i, 1+i%3))
 			if after += map[bool]int{true: 1}[failed && err == nil]; f.Doubtful() {
 				break

@@ -21,6 +21,7 @@ type System interface {
 type SystemFile interface {
 	io.ReaderAt
 	io.WriterAt
+	// Sync puts on disk what is read of the file from now on.
 	Sync() error
 	Truncate(size int64) error
 	Stat() (fs.FileInfo, error)
@@ -37,8 +38,13 @@ func (disk) Open(path string, flag int) (SystemFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f, nil
+	return diskFile{f}, nil
 }
+
+// diskFile is a file that is there to be read again.
+type diskFile struct{ *os.File }
+
+func (f diskFile) Sync() error { return syncData(f.File) }
 
 func (disk) Rename(from, to string) error { return os.Rename(from, to) }
 func (disk) Remove(path string) error     { return os.Remove(path) }

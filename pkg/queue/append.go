@@ -133,15 +133,15 @@ func (q *Queue) accept(b *Batch, size int64) error {
 // addTo copies a batch into the group. waitMu is held.
 func (q *Queue) addTo(g *group, b *Batch) {
 	for _, r := range b.Records {
-		g.records = storage.AddEntry(g.records, r, &q.spare)
+		g.records = storage.AddEntry(g.records, r, &q.spares)
 		if d := &g.records[len(g.records)-1]; d.At == 0 {
 			d.At = q.clock.now()
 		}
 	}
-	var op, none []byte
+	var op []byte
 	for _, kv := range b.State {
 		op = storage.AppendOp(op[:0], kv.Key, kv.Value)
-		g.state = storage.AddEntry(g.state, op, &none)
+		g.state = storage.AddEntry(g.state, op, &q.spares)
 	}
 	g.ops = append(g.ops, b.State...)
 	if b.Done != nil {
@@ -157,16 +157,6 @@ func notify(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-// free keeps the memory of a draft that was copied for the next one.
-func (q *Queue) free(buf []byte) {
-	if buf == nil || cap(buf) > 2*storage.BlockSize {
-		return
-	}
-	q.waitMu.Lock()
-	q.spare = buf
-	q.waitMu.Unlock()
 }
 
 // commitLoop writes what waits, one transaction after the other, until Close.
@@ -277,7 +267,7 @@ func (q *Queue) write(g *group) error {
 	}
 	first, end := q.Bounds()
 	for _, op := range q.clock.changes(q.state, first, end) {
-		g.state = storage.AddEntry(g.state, storage.AppendOp(nil, op.Key, op.Value), new([]byte))
+		g.state = storage.AddEntry(g.state, storage.AppendOp(nil, op.Key, op.Value), nil)
 		g.ops = append(g.ops, op)
 	}
 	var chunks []storage.Chunk
@@ -390,7 +380,7 @@ func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
 		drafts = drafts[:0]
 		return put(state)
 	}
-	var op, none []byte
+	var op []byte
 	// Only the committer, which this is, changes the state: no lock that would make everybody
 	// wait for the disk.
 	for k, v := range q.state {
@@ -400,7 +390,7 @@ func (q *Queue) snapshot(put func(chunks [][]byte) error) error {
 				return err
 			}
 		}
-		drafts = storage.AddEntry(drafts, op, &none)
+		drafts = storage.AddEntry(drafts, op, nil)
 	}
 	if len(drafts) == 0 {
 		return nil
@@ -436,13 +426,11 @@ func (q *Queue) publish(g *Group, chunks []storage.Chunk, ops []KeyValue) {
 	first := q.active.Last + 1
 	*q.active = g.After
 	q.end = g.After.Last
-	var spare []byte
+	spares := g.State
 	for i, chunk := range g.Records {
 		if n := len(q.cache); n > 0 && q.cache[n-1].Segment == g.After.Base {
-			before := cap(q.cache[n-1].Buf)
 			if grow(&q.cache[n-1], chunk, chunks[i]) {
-				q.cached += int64(cap(q.cache[n-1].Buf) - before)
-				spare = chunk
+				spares = append(spares, chunk)
 				continue
 			}
 		}
@@ -463,20 +451,22 @@ func (q *Queue) publish(g *Group, chunks []storage.Chunk, ops []KeyValue) {
 		}
 	}
 	q.mu.Unlock()
-	q.free(spare)
+	q.waitMu.Lock()
+	q.spares.Keep(spares...)
+	q.waitMu.Unlock()
 	q.account()
 	q.enforceLimit()
 }
 
-// extendLimit is how long a block in memory may become by adding chunks to it: a trickle of single
-// records does not fill the cache with their memory.
-const extendLimit = 32 << 10
+// smallChunk is how long a chunk may be that is added to a block in memory, while that has room: a
+// trickle of single records does not fill the cache with their memory.
+const smallChunk = 16 << 10
 
-// grow adds a chunk that follows to a block, while that is short. Who has the block as it was does
-// not see that.
+// grow adds a small chunk that follows to a block, without moving that. Who has the block as it was
+// does not see that.
 func grow(b *storage.Block, chunk []byte, c storage.Chunk) bool {
 	n := len(b.Buf)
-	if n+len(chunk) > extendLimit {
+	if len(chunk) > smallChunk || n+len(chunk) > cap(b.Buf) {
 		return false
 	}
 	c.Start += n
@@ -490,7 +480,7 @@ func grow(b *storage.Block, chunk []byte, c storage.Chunk) bool {
 func (q *Queue) trimCache(needed uint64) {
 	n, last := 0, len(q.cache)-1
 	done := func(b *storage.Block, grows bool) bool {
-		return b.Last() <= needed && (!grows || len(b.Buf) > extendLimit)
+		return b.Last() <= needed && (!grows || cap(b.Buf)-len(b.Buf) < smallChunk)
 	}
 	for n <= last && (q.cached > q.opts.CacheBytes || done(&q.cache[n], n == last)) {
 		q.cached -= int64(cap(q.cache[n].Buf))

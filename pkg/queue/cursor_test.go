@@ -471,7 +471,7 @@ func TestSizes(t *testing.T) {
 	q := open(t, Options{SegmentBytes: 1 << 20, CacheBytes: 1})
 	c := cursor(t, q, "c")
 	var sizes []int
-	for _, around := range []int{0, 100, 1000, boltfile.PageSize, extendLimit, storage.BlockSize, 1 << 20, 5 << 20} {
+	for _, around := range []int{0, 100, 1000, boltfile.PageSize, smallChunk, storage.BlockSize, 1 << 20, 5 << 20} {
 		for d := -60; d <= 60; d += 20 {
 			sizes = append(sizes, max(0, around+d))
 		}

@@ -181,9 +181,8 @@ type Queue struct {
 	groups    []*group
 	waitBytes int64
 	// Closed, and replaced, when the list becomes shorter.
-	space chan struct{}
-	// Memory of a draft, to be used again.
-	spare []byte
+	space  chan struct{}
+	spares storage.Spares
 	// Holds one token when there may be a group.
 	work chan struct{}
 	// Holds one token when a group should not wait for CommitInterval.

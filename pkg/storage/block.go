@@ -69,18 +69,40 @@ func (d *Draft) Fits(entry []byte) bool {
 	return len(d.Buf)+uvarintLen(len(entry))+len(entry) <= BlockSize
 }
 
-// AddEntry adds an entry to the last draft, or to a new one if it does not fit. That takes the
-// spare memory if it is enough.
-func AddEntry(drafts []Draft, entry []byte, spare *[]byte) []Draft {
+// Spares is the memory of drafts that are done with, to be used again. The zero value and nil
+// have none.
+type Spares struct{ bufs [][]byte }
+
+// mostSpares bounds what is kept: a group that waits and one that is being stored have a draft of
+// records and one of the state, if they are small.
+const mostSpares = 4
+
+// Keep takes over the memory of drafts, or of chunks, that nobody reads any more.
+func (s *Spares) Keep(bufs ...[]byte) {
+	for _, b := range bufs {
+		if cap(b) >= BlockSize && cap(b) <= 2*BlockSize && len(s.bufs) < mostSpares {
+			s.bufs = append(s.bufs, b)
+		}
+	}
+}
+
+// take returns memory for so many bytes, or for a whole block.
+func (s *Spares) take(size int) []byte {
+	if s == nil || len(s.bufs) == 0 || size > BlockSize {
+		return make([]byte, 0, max(BlockSize, size))
+	}
+	last := len(s.bufs) - 1
+	b := s.bufs[last]
+	s.bufs = s.bufs[:last]
+	return b[:0]
+}
+
+// AddEntry adds an entry to the last draft, or to a new one if it does not fit.
+func AddEntry(drafts []Draft, entry []byte, spares *Spares) []Draft {
 	n := len(drafts)
 	if n == 0 || !drafts[n-1].Fits(entry) {
-		d := Draft{}
-		if size := appendlog.HeaderSize + uvarintLen(len(entry)) + len(entry); size <= cap(*spare) {
-			d.Buf, *spare = (*spare)[:appendlog.HeaderSize], nil
-		} else {
-			d.Buf = make([]byte, appendlog.HeaderSize, max(BlockSize, size))
-		}
-		drafts = append(drafts, d)
+		size := appendlog.HeaderSize + uvarintLen(len(entry)) + len(entry)
+		drafts = append(drafts, Draft{Buf: spares.take(size)[:appendlog.HeaderSize]})
 		n++
 	}
 	drafts[n-1].add(entry)

@@ -52,8 +52,7 @@ func (u *storeUser) begin(c *storage.Checkpoint) {
 	}
 	start.State = func(put func(chunks [][]byte) error) error {
 		for key, value := range u.state { // a block for each, which is more than a queue does
-			var none []byte
-			if err := put(storage.FinishState(storage.AddEntry(nil, storage.AppendOp(nil, key, []byte(value)), &none))); err != nil {
+			if err := put(storage.FinishState(storage.AddEntry(nil, storage.AppendOp(nil, key, []byte(value)), nil))); err != nil {
 				return err
 			}
 		}
@@ -71,9 +70,8 @@ func (u *storeUser) begin(c *storage.Checkpoint) {
 func (u *storeUser) commit(c *storage.Checkpoint, records []string, state ...string) {
 	u.t.Helper()
 	g := &storage.Group{Positions: c, After: u.active}
-	var none []byte
 	for _, r := range records {
-		d := storage.AddEntry(nil, []byte(r), &none)[0]
+		d := storage.AddEntry(nil, []byte(r), nil)[0]
 		d.At = 1000 + int64(g.After.Last)
 		if g.After.Empty() {
 			g.After.FirstAt = d.At
@@ -89,7 +87,7 @@ func (u *storeUser) commit(c *storage.Checkpoint, records []string, state ...str
 		if set {
 			v = []byte(value)
 		}
-		g.State = append(g.State, storage.FinishState(storage.AddEntry(nil, storage.AppendOp(nil, key, v), &none))...)
+		g.State = append(g.State, storage.FinishState(storage.AddEntry(nil, storage.AppendOp(nil, key, v), nil))...)
 		storage.SetState(u.state, key, v)
 	}
 	if err := u.store.Commit(g); err != nil || g.Sealed {

@@ -123,3 +123,13 @@ type Group struct {
 
 // Empty says that a group asks only whether the store would take one, of about Bytes.
 func (g *Group) Empty() bool { return len(g.Records)+len(g.State) == 0 }
+
+// Size is how many bytes of chunks a group has.
+func (g *Group) Size() (bytes int64) {
+	for _, chunks := range [][][]byte{g.State, g.Records} {
+		for _, c := range chunks {
+			bytes += int64(len(c))
+		}
+	}
+	return bytes
+}
