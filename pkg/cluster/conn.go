@@ -51,6 +51,8 @@ type Cluster struct {
 	nc   *nats.Conn
 	js   jetstream.JetStream
 	kv   jetstream.KeyValue
+	// that of the connection
+	life context.Context //nolint:containedctx // it is asked for
 }
 
 // LogStream is the name of the stream of a deployment.
@@ -63,9 +65,10 @@ func (c *Cluster) stream() string             { return LogStream(c.opts.Name) }
 func (c *Cluster) subject(kind string) string { return "hmcnotifyd." + c.opts.Name + "." + kind }
 
 // Connect connects, makes what is missing, and checks what is there. ctx bounds that. The
-// connection makes itself anew for as long as there is a Cluster.
+// connection makes itself anew during its Life.
 func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
-	c := &Cluster{opts: opts, log: cmp.Or(opts.Logger, zap.NewNop())}
+	life, end := context.WithCancel(context.Background())
+	c := &Cluster{opts: opts, log: cmp.Or(opts.Logger, zap.NewNop()), life: life}
 	said := "" // is of the goroutine that calls the handlers
 	options := append([]nats.Option{
 		nats.Name(opts.Client), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
@@ -80,6 +83,7 @@ func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
 				c.log.Warn("the connection to the NATS cluster is lost", zap.Error(err))
 			}
 		}),
+		nats.ClosedHandler(func(*nats.Conn) { end() }),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			said = ""
 			c.log.Info("the connection to the NATS cluster is back", zap.String("server", nc.ConnectedServerName()))
@@ -93,6 +97,7 @@ func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
 		}),
 	}, opts.Logon...)
 	if c.nc, err = nats.Connect(strings.Join(opts.URLs, ","), options...); err != nil {
+		end()
 		return nil, fmt.Errorf("no connection to the NATS cluster at %s: %w", strings.Join(opts.URLs, ", "), err)
 	}
 	c.js, err = jetstream.New(c.nc, jetstream.WithDefaultTimeout(askTimeout),
@@ -128,6 +133,14 @@ func (c *Cluster) leaves(what string) bool {
 
 // Connected says whether there is a connection at the moment.
 func (c *Cluster) Connected() bool { return c.nc.IsConnected() }
+
+// Life ends when there will be no connection any more: with Close, or where a server has said what
+// the client library takes for final, such as that a message was larger than it allows since its
+// configuration was changed. Why says what that was.
+func (c *Cluster) Life() context.Context { return c.life }
+
+// Why is the last error of the connection, nil if there was none.
+func (c *Cluster) Why() error { return c.nc.LastError() }
 
 // Close ends the connection.
 func (c *Cluster) Close() { c.nc.Close() }

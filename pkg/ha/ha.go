@@ -43,9 +43,11 @@ const (
 type Node struct {
 	opts    bridge.Options
 	log     *zap.Logger
-	cluster *cluster.Cluster // nil: this daemon leads alone
 	host    string
 	started time.Time
+
+	// nil: this daemon leads alone. Run makes it anew where a server has ended it.
+	cluster atomic.Pointer[cluster.Cluster]
 
 	changes prometheus.Counter
 	commits prometheus.Histogram
@@ -127,19 +129,22 @@ func New(ctx context.Context, opts bridge.Options, registry *prometheus.Registry
 	return n, nil
 }
 
-func (n *Node) connect(ctx context.Context, j *config.JetStream) (err error) {
-	if n.cluster, err = connect(ctx, j, n.opts.Version, n.log); err != nil {
+func (n *Node) connect(ctx context.Context, j *config.JetStream) error {
+	c, err := connect(ctx, j, n.opts.Version, n.log)
+	if err != nil {
 		return err
 	}
-	if err = n.mayUse(ctx); err != nil {
-		n.cluster.Close()
+	if err = mayUse(ctx, c); err != nil {
+		c.Close()
+		return err
 	}
-	return err
+	n.cluster.Store(c)
+	return nil
 }
 
 // mayUse fails where what the cluster has was moved.
-func (n *Node) mayUse(ctx context.Context) error {
-	to, err := n.cluster.Moved(ctx)
+func mayUse(ctx context.Context, c *cluster.Cluster) error {
+	to, err := c.Moved(ctx)
 	return errors.Join(err, movedError("the cluster", to))
 }
 
@@ -170,13 +175,18 @@ func connect(ctx context.Context, j *config.JetStream, version string, log *zap.
 
 // Run works until ctx is done and everything has ended in order. A nil error means that it was.
 func (n *Node) Run(ctx context.Context) error {
-	if n.cluster == nil {
+	if n.cluster.Load() == nil {
 		return n.term.Load().bridge.Run(ctx)
 	}
-	defer n.cluster.Close()
+	defer func() { n.cluster.Load().Close() }()
 	var err error
 	for ctx.Err() == nil {
-		if err = n.lead(ctx); err == nil || ctx.Err() != nil {
+		if err = n.reconnect(ctx); err == nil {
+			err = n.lead(ctx)
+		} else if ctx.Err() != nil {
+			err = nil
+		}
+		if err == nil || ctx.Err() != nil {
 			continue
 		}
 		n.log.Error("this daemon could not lead, or not to an orderly end", zap.Error(err))
@@ -188,13 +198,24 @@ func (n *Node) Run(ctx context.Context) error {
 	return err
 }
 
+// reconnect makes the connection to the cluster anew if it has ended for good.
+func (n *Node) reconnect(ctx context.Context) error {
+	c := n.cluster.Load()
+	if c.Life().Err() == nil {
+		return nil
+	}
+	n.log.Error("the connection to the NATS cluster was ended, and is made anew", zap.Error(c.Why()))
+	return n.connect(ctx, n.opts.Config.Storage.JetStream)
+}
+
 // lead waits until nobody else leads, and leads until ctx is done or another one does.
 func (n *Node) lead(ctx context.Context) (err error) {
 	waiting, again := context.WithCancel(ctx)
 	defer again()
 	n.again.Store(&again) // before there is anything that a reload would have to do anew
-	cfg := n.config()
-	s, stopStanding, err := n.standBy(ctx)
+	c, cfg := n.cluster.Load(), n.config()
+	defer context.AfterFunc(c.Life(), again)() //nolint:contextcheck // both end it
+	s, stopStanding, err := n.standBy(ctx, c)
 	if err != nil {
 		return unlessDone(ctx, err)
 	}
@@ -203,7 +224,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		closeEars = sync.OnceFunc(s.ears.Close) // it logs off, whatever ended
 	}
 	defer closeEars()
-	lease, err := n.cluster.Lead(waiting, leaseOptions(cfg, n.host, n.log), n.saw)
+	lease, err := c.Lead(waiting, leaseOptions(cfg, n.host, n.log), n.saw)
 	stopStanding()
 	if err != nil {
 		return nil //nolint:nilerr // the wait was ended, which is no fault
@@ -216,7 +237,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		}
 		n.note(cluster.Holder{}, err)
 	}()
-	if err := n.mayUse(ctx); err != nil { // it may have been moved while this daemon stood by
+	if err := mayUse(ctx, c); err != nil { // it may have been moved while this daemon stood by
 		return unlessDone(ctx, err)
 	}
 	// What is written at the end is to arrive: this life ends after the bridge.
@@ -237,7 +258,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 		Resume: over.resume, HandOver: over.tell, Taken: over.taken,
 		Letters: func(o queue.DeadLetterOptions) (queue.Letters, error) {
 			//nolint:contextcheck // life is the context
-			return n.cluster.OpenLetters(cluster.LettersOptions{Options: o, Life: life})
+			return c.OpenLetters(cluster.LettersOptions{Options: o, Life: life})
 		},
 	}
 	b, err := bridge.New(opts) //nolint:contextcheck // what it waits for ends with life
@@ -259,6 +280,7 @@ func (n *Node) lead(ctx context.Context) (err error) {
 			n.log.Error("another daemon writes to the log: this one stands by", zap.Error(store.Why()))
 		case <-lease.Lost():
 			n.log.Error("another daemon leads: this one stands by")
+		case <-c.Life().Done(): // which Run says
 		}
 		close(lost)
 		stop()
@@ -357,7 +379,7 @@ func (n *Node) SendTest(ctx context.Context, sink string, report func(deliver.Te
 func (n *Node) Status() status.Status {
 	if b, err := n.Bridge(); err == nil {
 		s := b.Status()
-		if n.cluster != nil {
+		if n.cluster.Load() != nil {
 			s.Leader = n.host
 		}
 		return s
@@ -374,7 +396,7 @@ func (n *Node) Status() status.Status {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.Leader = n.leader.Host
-	if !n.cluster.Connected() {
+	if !n.cluster.Load().Connected() {
 		s.Reasons = append(s.Reasons, status.Reason{Reason: "there is no connection to the NATS cluster"})
 	}
 	if n.failed != nil {

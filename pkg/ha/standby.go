@@ -41,11 +41,11 @@ type standing struct {
 
 // standBy reads along in the log, and hears the HMCs, until it is stopped: what there is to load is
 // loaded when this daemon has to lead, and its events can be looked at meanwhile.
-func (n *Node) standBy(ctx context.Context) (s *standing, stop func(), err error) {
+func (n *Node) standBy(ctx context.Context, c *cluster.Cluster) (s *standing, stop func(), err error) {
 	cfg := n.config()
 	s = &standing{events: &replay.Ring{MaxBytes: liveBytes}, registry: prometheus.NewRegistry()}
 	s.live = replay.NewLiveOf(s.events, n.config)
-	s.tail = n.cluster.Tail(s.record)
+	s.tail = c.Tail(s.record)
 	if cfg.HA.Standby == config.StandbyConnected {
 		s.ears, err = standby.New(standby.Options{ //nolint:contextcheck // Close ends them
 			HMCs: cfg.HMCs, Keep: max(2*cfg.HA.LeaseTTL, keepHeard), StoragePath: n.opts.StoragePath,

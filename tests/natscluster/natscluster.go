@@ -76,6 +76,13 @@ func Child() (code int, child bool) {
 // Single starts a server in the test's own process and returns its URL.
 func Single(t testing.TB, change ...func(*server.Options)) string {
 	t.Helper()
+	_, url := SingleServer(t, change...)
+	return url
+}
+
+// SingleServer is Single with the server itself.
+func SingleServer(t testing.TB, change ...func(*server.Options)) (_ *server.Server, url string) {
+	t.Helper()
 	o := settings{Name: "single", Port: server.RANDOM_PORT, Dir: t.TempDir()}.options()
 	o.SyncAlways = false // the process does not end before the test
 	for _, c := range change {
@@ -94,7 +101,7 @@ func Single(t testing.TB, change ...func(*server.Options)) string {
 	if !ok {
 		t.Fatalf("%T", s.Addr())
 	}
-	return fmt.Sprintf("nats://127.0.0.1:%d", addr.Port)
+	return s, fmt.Sprintf("nats://127.0.0.1:%d", addr.Port)
 }
 
 // Cluster is a cluster of servers in child processes.
