@@ -99,7 +99,7 @@ func Run(ctx context.Context, opts Options) error {
 // checkCluster looks whether the cluster can keep the log, and makes nothing there.
 func checkCluster(ctx context.Context, f *finding, j *config.JetStream, version string) {
 	f.step("connecting")
-	logon, err := sinks.NATSLogon(&j.NATSLogon)
+	logon, err := sinks.NATSLogon(func() *config.NATSLogon { return &j.NATSLogon })
 	var missing []string
 	if err == nil {
 		err = cluster.Check(ctx, cluster.Options{

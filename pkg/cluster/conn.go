@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,8 +21,10 @@ import (
 const (
 	// askTimeout is how long one answer of the cluster is waited for.
 	askTimeout = 2 * time.Second
-	// reconnectWait is the time between two attempts at the servers.
+	// reconnectWait is the least time between two attempts at all servers.
 	reconnectWait = 250 * time.Millisecond
+	// outageAfter and outageEvery are when it is logged why there is no connection.
+	outageAfter, outageEvery = 5 * time.Second, time.Minute
 	// pingInterval finds out that a server has gone without a word.
 	pingInterval = 2 * time.Second
 	// duplicates is the least that a stream may have; who wrote what is known otherwise.
@@ -46,11 +50,12 @@ type Options struct {
 
 // Cluster is a connection to a cluster that has, and may be used for, all that the daemon needs.
 type Cluster struct {
-	opts Options
-	log  *zap.Logger
-	nc   *nats.Conn
-	js   jetstream.JetStream
-	kv   jetstream.KeyValue
+	opts   Options
+	log    *zap.Logger
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	kv     jetstream.KeyValue
+	outage outage
 	// that of the connection
 	life context.Context //nolint:containedctx // it is asked for
 }
@@ -69,23 +74,26 @@ func (c *Cluster) subject(kind string) string { return "hmcnotifyd." + c.opts.Na
 func Connect(ctx context.Context, opts Options) (_ *Cluster, err error) {
 	life, end := context.WithCancel(context.Background())
 	c := &Cluster{opts: opts, log: cmp.Or(opts.Logger, zap.NewNop()), life: life}
+	c.outage.log = c.log
 	said := "" // is of the goroutine that calls the handlers
 	options := append([]nats.Option{
-		nats.Name(opts.Client), nats.MaxReconnects(-1), nats.ReconnectWait(reconnectWait),
-		nats.ReconnectJitter(reconnectWait/2, reconnectWait/2), nats.RetryOnFailedConnect(false),
-		nats.ReconnectBufSize(-1), // nothing is sent later than it is waited for
+		nats.Name(opts.Client), nats.MaxReconnects(-1), nats.CustomReconnectDelay(c.outage.delay),
+		nats.RetryOnFailedConnect(false), nats.ReconnectBufSize(-1), // nothing is sent later than it is waited for
 		// Credentials may be changed on the servers first, and what servers know of an account is
 		// not there at once after their start: that the logon is refused is not for good.
 		nats.IgnoreAuthErrorAbort(),
 		nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(2), nats.Timeout(askTimeout),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if err != nil { // else it was closed
 				c.log.Warn("the connection to the NATS cluster is lost", zap.Error(err))
+				c.outage.set(nc, err)
 			}
 		}),
+		nats.ReconnectErrHandler(c.outage.set),
 		nats.ClosedHandler(func(*nats.Conn) { end() }),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
 			said = ""
+			c.outage.set(nil, nil)
 			c.log.Info("the connection to the NATS cluster is back", zap.String("server", nc.ConnectedServerName()))
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -135,15 +143,52 @@ func (c *Cluster) leaves(what string) bool {
 func (c *Cluster) Connected() bool { return c.nc.IsConnected() }
 
 // Life ends when there will be no connection any more: with Close, or where a server has said what
-// the client library takes for final, such as that a message was larger than it allows since its
-// configuration was changed. Why says what that was.
+// the client library takes for final. Why says what that was.
 func (c *Cluster) Life() context.Context { return c.life }
 
-// Why is the last error of the connection, nil if there was none.
-func (c *Cluster) Why() error { return c.nc.LastError() }
+// Why says why there is no connection; nil: there is one, or it was closed.
+func (c *Cluster) Why() error {
+	c.outage.mu.Lock()
+	defer c.outage.mu.Unlock()
+	return cmp.Or(c.outage.why, c.nc.LastError())
+}
 
 // Close ends the connection.
 func (c *Cluster) Close() { c.nc.Close() }
+
+// outage is the time without a connection, which the client library makes anew without a word.
+type outage struct {
+	log *zap.Logger
+
+	mu   sync.Mutex
+	nc   *nats.Conn // nil: there is a connection
+	why  error
+	next time.Time // when that is logged
+}
+
+// set notes why there is no connection, or without nc that there is one.
+func (o *outage) set(nc *nats.Conn, why error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.nc == nil {
+		o.next = time.Now().Add(outageAfter)
+	}
+	o.nc, o.why = nc, why
+}
+
+// delay is called when all servers were tried once more: it says how long to wait.
+func (o *outage) delay(int) time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.nc != nil {
+		o.why = cmp.Or(o.nc.LastError(), o.why) // a refusal of the logon or of TLS is there only
+	}
+	if now := time.Now(); o.nc != nil && now.After(o.next) {
+		o.next = now.Add(outageEvery)
+		o.log.Warn("the connection to the NATS cluster cannot be made anew yet", zap.Error(o.why))
+	}
+	return reconnectWait + rand.N(reconnectWait/2)
+}
 
 // apiError is what the cluster answers where it refuses.
 type apiError struct {

@@ -1,7 +1,6 @@
 // Package cluster keeps the log of the daemon on a NATS JetStream cluster: a store for a queue,
-// whose groups are messages of one stream. Each message names the last one that its writer knows
-// of, so that of two who write one is refused; DESIGN.md says how that is used, and why it is
-// enough.
+// whose groups are messages of one stream. Each names the last one that its writer knows of, so
+// that of two who write one is refused; DESIGN.md says why that is enough.
 package cluster
 
 import "errors"

@@ -27,16 +27,12 @@ import (
 const (
 	headerSize     = 44
 	messageVersion = 1
-)
 
-const (
 	kindGroup   = 1
 	kindSegment = 2
 	// kindVoid stores nothing: somebody has asked whether it would be stored.
 	kindVoid = 3
-)
 
-const (
 	// flagLast is the last part.
 	flagLast = 1
 	// flagMore says that the chunk goes on in the next part, flagRest that it has begun before.

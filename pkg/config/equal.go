@@ -17,12 +17,10 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/match"
 )
 
-// Equal reports whether both HMCs are configured alike, down to the contents of the files they
-// name.
+// Equal reports whether both HMCs are configured alike, down to what their files hold.
 func (h *HMC) Equal(o *HMC) bool { return equal(h, o) }
 
-// Equal reports whether both sinks are configured alike, down to the contents of the files they
-// name.
+// Equal reports whether both sinks are configured alike, down to what their files hold.
 func (s *Sink) Equal(o *Sink) bool { return equal(s, o) }
 
 // Equal reports whether both say the same of where and how events are stored.
@@ -70,11 +68,8 @@ func (c *canon) value(v reflect.Value) {
 	case interface{ Expose() string }: // a Secret or URL
 		c.secrets = appendText(c.secrets, x.Expose())
 		return
-	case match.Pattern:
-		c.fields = appendText(c.fields, x.String())
-		return
-	case *regexp.Regexp:
-		c.fields = appendText(c.fields, x.String())
+	case match.Pattern, *regexp.Regexp:
+		c.fields = appendText(c.fields, fmt.Sprint(x))
 		return
 	case HTTPConfig:
 		// Whole: it has secrets in all kinds of places.

@@ -26,8 +26,7 @@ type NATS struct {
 
 // NATSLogon says how to log on to a NATS server.
 type NATSLogon struct {
-	// At most one way to log on. The files are read again for each connection, so that a
-	// renewed one counts then.
+	// The files are read again for each connection.
 
 	// a JWT and its seed, as nsc writes them; at most one way to log on; absolute
 	CredentialsFile string `yaml:"credentials_file"`

@@ -150,7 +150,8 @@ func mayUse(ctx context.Context, c *cluster.Cluster) error {
 
 // connect waits for the cluster, but not for ever.
 func connect(ctx context.Context, j *config.JetStream, version string, log *zap.Logger) (*cluster.Cluster, error) {
-	logon, err := sinks.NATSLogon(&j.NATSLogon)
+	files := &files{last: j, log: log}
+	logon, err := sinks.NATSLogon(files.logon)
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +172,30 @@ func connect(ctx context.Context, j *config.JetStream, version string, log *zap.
 		case <-time.After(againAfter):
 		}
 	}
+}
+
+// files are those that the configuration of a cluster names.
+type files struct {
+	log *zap.Logger
+
+	mu   sync.Mutex
+	last *config.JetStream // as they could be read
+	said string
+}
+
+// logon has what they hold now, for a connection that is made.
+func (f *files) logon() *config.NATSLogon {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fresh, err := f.last.Reread()
+	switch {
+	case err == nil:
+		f.last, f.said = fresh, ""
+	case f.said != err.Error():
+		f.said = err.Error()
+		f.log.Warn("a file that storage.jetstream names cannot be used: what it held before counts", zap.Error(err))
+	}
+	return &f.last.NATSLogon
 }
 
 // Run works until ctx is done and everything has ended in order. A nil error means that it was.
@@ -396,8 +421,12 @@ func (n *Node) Status() status.Status {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.Leader = n.leader.Host
-	if !n.cluster.Load().Connected() {
-		s.Reasons = append(s.Reasons, status.Reason{Reason: "there is no connection to the NATS cluster"})
+	if c := n.cluster.Load(); !c.Connected() {
+		reason := "there is no connection to the NATS cluster"
+		if err := c.Why(); err != nil {
+			reason += ": " + err.Error()
+		}
+		s.Reasons = append(s.Reasons, status.Reason{Reason: reason})
 	}
 	if n.failed != nil {
 		s.Reasons = append(s.Reasons, status.Reason{Reason: "this daemon could not lead: " + n.failed.Error()})

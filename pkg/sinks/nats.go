@@ -3,6 +3,7 @@ package sinks
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -88,7 +89,7 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 		nats.PingInterval(natsPing),
 		nats.SkipHostLookup(), // the dialer does it, with its limit of time
 	}
-	logon, err := NATSLogon(&c.NATSLogon)
+	logon, err := NATSLogon(func() *config.NATSLogon { return &c.NATSLogon })
 	if err != nil {
 		return nil, fmt.Errorf("nats: %w", err)
 	}
@@ -96,9 +97,11 @@ func newNATS(cfg config.Sink, opts Options) (Sink, error) {
 	return n, nil
 }
 
-// NATSLogon returns the options of a connection that say how to log on, and of TLS.
-func NATSLogon(c *config.NATSLogon) ([]nats.Option, error) {
-	logon, err := natsLogon(c)
+// NATSLogon returns the options of a connection that say how to log on, and of TLS. Which way that
+// is does not change; what the files hold is asked for with each connection.
+func NATSLogon(current func() *config.NATSLogon) ([]nats.Option, error) {
+	c := current()
+	logon, err := natsLogon(c, current)
 	if err != nil {
 		return nil, err
 	}
@@ -109,12 +112,21 @@ func NATSLogon(c *config.NATSLogon) ([]nats.Option, error) {
 	return []nats.Option{logon, func(o *nats.Options) error {
 		// A server may ask for TLS also without it.
 		o.TLSConfig, o.Secure = tlsConfig, c.TLS != nil
+		if tlsConfig.RootCAs != nil {
+			o.RootCAsCB = func() (*x509.CertPool, error) {
+				now, err := current().TLS.ClientConfig()
+				if err != nil {
+					return nil, err
+				}
+				return now.RootCAs, nil
+			}
+		}
 		return nil
 	}}, nil
 }
 
 // natsLogon returns the option of the way to log on that is configured; nil: there is none.
-func natsLogon(c *config.NATSLogon) (nats.Option, error) {
+func natsLogon(c *config.NATSLogon, current func() *config.NATSLogon) (nats.Option, error) {
 	switch {
 	case c.CredentialsFile != "":
 		return nats.UserCredentials(c.CredentialsFile), nil
@@ -126,9 +138,12 @@ func natsLogon(c *config.NATSLogon) (nats.Option, error) {
 		}
 		return nkey, nil
 	case c.Token.IsSet():
-		return nats.Token(c.Token.Expose()), nil
+		return nats.TokenHandler(func() string { return current().Token.Expose() }), nil
 	case c.Userid != "":
-		return nats.UserInfo(c.Userid, c.Password.Expose()), nil
+		return nats.UserInfoHandler(func() (user, password string) {
+			now := current()
+			return now.Userid, now.Password.Expose()
+		}), nil
 	}
 	return nil, nil
 }
