@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -154,6 +155,46 @@ func TestDamage(t *testing.T) {
 			if ok != (ended && hit < n) {
 				t.Fatalf("byte %d: the end is read: %v", at, ok)
 			}
+		}
+	}
+}
+
+// countingReader counts the bytes that are asked for.
+type countingReader struct {
+	io.ReaderAt
+	asked int
+}
+
+func (r *countingReader) ReadAt(b []byte, at int64) (int, error) {
+	r.asked += len(b)
+	return r.ReaderAt.ReadAt(b, at)
+}
+
+// Of room that was not used any byte may be damaged: nothing is lost, and nothing is called damaged. A file
+// that was ended, and of which the room was not cut off on disk, has all the same what it has, and is not
+// read as a whole to see that its end is not there.
+func TestDamagedRoom(t *testing.T) {
+	t.Parallel()
+	for _, ended := range []bool{false, true} {
+		const n = 6
+		b, ends := write(t, n, ended)
+		size, r := len(b), rand.New(rand.NewPCG(3, 4))
+		b = append(b, make([]byte, 70_000)...)
+		for round := range 300 {
+			harmed := bytes.Clone(b)
+			if round > 0 {
+				for range 1 + r.IntN(3) {
+					harmed[size+r.IntN([]int{100, 70_000}[r.IntN(2)])] = []byte{version, byte(r.Uint32())}[r.IntN(2)]
+				}
+			}
+			whole, damaged, found := scanned(t, harmed)
+			if !slices.Equal(whole, numbers(n)) || damaged > 0 || found.End != ends[n-1] || found.Ended != ended {
+				t.Fatalf("ended %v: %v, %d damaged, %+v", ended, whole, damaged, found)
+			}
+		}
+		file := &countingReader{ReaderAt: bytes.NewReader(b)}
+		if _, _, ok := ReadEnd(file, int64(len(b))); ok || file.asked > 8 {
+			t.Errorf("ended %v: %v, %d bytes were read for the end", ended, ok, file.asked)
 		}
 	}
 }

@@ -229,7 +229,7 @@ func ReadEnd(file io.ReaderAt, size int64) (say []byte, at int64, ok bool) {
 		return nil, 0, false
 	}
 	at = int64(big.Uint64(b[:]))
-	if at < 0 || at > size-HeaderSize-8 || size-at > maxPayload {
+	if at <= 0 || at > size-HeaderSize-8 || size-at > maxPayload {
 		return nil, 0, false
 	}
 	frame := make([]byte, size-at)

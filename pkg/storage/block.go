@@ -69,18 +69,19 @@ func (d *Draft) Fits(entry []byte) bool {
 	return len(d.Buf)+uvarintLen(len(entry))+len(entry) <= BlockSize
 }
 
-// Spares is the memory of drafts that are done with, to be used again. The zero value and nil
-// have none.
+// Spares is the memory of drafts that are done with, a block each, to be used again. The zero value
+// and nil have none.
 type Spares struct{ bufs [][]byte }
 
 // mostSpares bounds what is kept: a group that waits and one that is being stored have a draft of
 // records and one of the state, if they are small.
 const mostSpares = 4
 
-// Keep takes over the memory of drafts, or of chunks, that nobody reads any more.
+// Keep takes over the memory of drafts, or of chunks, that nobody reads any more. What is longer
+// than a block would make a reader of one record keep so much.
 func (s *Spares) Keep(bufs ...[]byte) {
 	for _, b := range bufs {
-		if cap(b) >= BlockSize && cap(b) <= 2*BlockSize && len(s.bufs) < mostSpares {
+		if cap(b) == BlockSize && len(s.bufs) < mostSpares {
 			s.bufs = append(s.bufs, b)
 		}
 	}

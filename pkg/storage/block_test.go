@@ -100,3 +100,21 @@ func FuzzDecodeCheckpoint(f *testing.F) {
 		}
 	})
 }
+
+// The memory of a block is used again, and that of more than one is not: whoever kept one of its records
+// would keep all of that.
+func TestSpares(t *testing.T) {
+	t.Parallel()
+	var spares Spares
+	large := AddEntry(nil, make([]byte, BlockSize+1), &spares)[0].Buf
+	first := AddEntry(nil, []byte("first"), &spares)[0].Buf
+	for range 2 * mostSpares {
+		spares.Keep(first, large)
+	}
+	for i := range 2 * mostSpares {
+		d := AddEntry(nil, []byte("next"), &spares)[0]
+		if again := &d.Buf[0] == &first[0]; again != (i < mostSpares) || cap(d.Buf) != BlockSize {
+			t.Errorf("draft %d: the same memory: %v, %d bytes", i, again, cap(d.Buf))
+		}
+	}
+}
