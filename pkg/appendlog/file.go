@@ -150,34 +150,37 @@ func (f *File) Reserve(room, step int64) error {
 		return err
 	}
 	f.resized = true
-	return f.extend(room, step)
+	before := max(f.size, f.end)
+	err := f.extend(room, step)
+	if err != nil {
+		back := f.Truncate(before)
+		f.size, f.doubt = before, f.doubt || back != nil
+		err = errors.Join(err, back)
+	}
+	return err
 }
 
-// Ahead is Reserve for groups that do not depend on it: the size becomes durable with the next one.
+// Ahead is Reserve for groups that do not depend on it: the size becomes durable with the next one,
+// and after an error there may be less room.
 func (f *File) Ahead(room, step int64) error {
 	if f.Room() >= room || f.resized {
 		return nil
 	}
-	err := f.extend(room, step)
-	f.resized = err != nil
-	return err
+	return f.extend(room, step)
 }
 
 var zeros [bufferSize]byte
 
 // extend writes zeros behind the file, up to a multiple of step.
 func (f *File) extend(room, step int64) error {
-	size := max(f.size, f.end)
-	for to := (f.end + room + step - 1) / step * step; size < to; {
-		n, err := f.WriteAt(zeros[:min(bufferSize-size%bufferSize, to-size)], size)
+	to := (f.end + room + step - 1) / step * step
+	for f.size = max(f.size, f.end); f.size < to; {
+		n, err := f.WriteAt(zeros[:min(bufferSize-f.size%bufferSize, to-f.size)], f.size)
+		f.size += int64(n)
 		if err != nil {
-			back := f.Truncate(max(f.size, f.end))
-			f.doubt = f.doubt || back != nil
-			return errors.Join(err, back)
+			return err
 		}
-		size += int64(n)
 	}
-	f.size = size
 	return nil
 }
 
