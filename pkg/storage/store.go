@@ -19,10 +19,10 @@ type Store interface {
 	// that is empty, the new one replaces it. It returns the bytes that it takes. After an
 	// error the one before is still used.
 	Begin(s *Start) (size int64, err error)
-	// Commit stores a group, all of it or nothing, and returns when it is durable. After an
-	// error the group is not seen by anybody, in this process at least. While commits fail,
-	// Commit is called every second with an empty group, which stores nothing: an error says
-	// that the store still refuses.
+	// Commit stores a group, all of it or nothing, and returns when it is durable: then the
+	// memory of its chunks is used for others. After an error the group is not seen by
+	// anybody, in this process at least. While commits fail, Commit is called every second with
+	// an empty group, which stores nothing: an error says that the store still refuses.
 	//
 	// The calls of Begin and Commit are made one after the other.
 	Commit(g *Group) error
