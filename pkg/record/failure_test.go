@@ -387,6 +387,33 @@ func TestGapEventRefused(t *testing.T) {
 	}
 }
 
+// OS messages whose numbers jump while the disk refuses are not asked for before it takes what the HMC answers: it would be
+// refused as well, and counted as missed, for every message that comes.
+func TestNothingIsFetchedForADiskThatRefuses(t *testing.T) {
+	h, r, w := askingHouse(t)
+	say := func(number int) {
+		received(t, r, "u.osm", partitionHeaders(event.TypeOSMessage, receiver.Header{Name: "destination", Value: fmt.Sprint(number)}),
+			fmt.Sprintf(`{"os-messages":[{"sequence-number":%d,"message-text":"A","timestamp":%d}]}`, number, number))
+		r.tick(t.Context(), false)
+	}
+	say(1)
+	h.stored()
+	h.disk.full.Store(true)
+	for number := 2; number < 6; number++ {
+		say(number)
+		h.refused()
+	}
+	say(6)
+	if len(w.fetched) != 0 {
+		t.Errorf("fetched %v for a disk that refuses", w.fetched)
+	}
+	h.works()
+	h.settle(r)
+	if len(w.fetched) == 0 || !w.fetched[0][""] {
+		t.Errorf("fetched %v when it works", w.fetched)
+	}
+}
+
 // What was to be fetched when commits failed is fetched once they work, also where none of the HMC's events were lost: what is
 // to be fetched would grow until the next gap, and bring again what is not remembered any more.
 func TestRefetchAfterCommitFails(t *testing.T) {

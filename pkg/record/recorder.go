@@ -320,7 +320,7 @@ func (r *Recorder) doDue(ctx context.Context, all bool) (refill map[string]bool)
 			r.watcher.FetchLog(kind)
 		}
 	}
-	if r.watcher.CanFetch() {
+	if works && r.watcher.CanFetch() { // before, it would be refused, and counted as missed
 		refill = t.gaps.TakeRefill()
 	}
 	return refill
