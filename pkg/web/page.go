@@ -444,13 +444,8 @@ func (h handler) page(q url.Values) *page {
 		}
 	}
 	daemon := place{Anchor: "daemon"}
-	if !p.Config.LastReloadSuccessful && p.Config.Error != "" {
-		p.add(daemon, "", status.Trouble{
-			Severity: event.SeverityWarning,
-			What:     "The configuration file has a mistake, and what ran before goes on: " + p.Config.Error,
-			Do:       "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + p.Config.File,
-			Runbook: "HmcnotifydConfigReloadFailed",
-		})
+	for _, t := range p.Config.troubles() {
+		p.add(daemon, "", t)
 	}
 	// What keeps the daemon from being ready and is no trouble: a first logon that is under
 	// way, for example.

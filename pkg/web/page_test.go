@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -285,6 +286,32 @@ func pageOfStatus(t *testing.T, s status.Status) string {
 	t.Cleanup(server.Close)
 	page, _ := fetch(t, server.URL+"/")
 	return page
+}
+
+// What /api/v1/status lists as troubles, and hmcnotifyd top with it, has the mistake of the configuration file too.
+func TestMistakeOfTheConfigurationIsATrouble(t *testing.T) {
+	for _, test := range []struct {
+		config web.ConfigStatus
+		want   int
+	}{
+		{web.ConfigStatus{LastReloadSuccessful: true}, 1},
+		{web.ConfigStatus{File: "h.yaml", Error: "h.yaml:3: no"}, 2},
+	} {
+		server := httptest.NewServer(web.NewHandler(web.Options{
+			Status: func() status.Status { return status.Status{Troubles: []status.Trouble{{What: "Another."}}} },
+			Config: func() web.ConfigStatus { return test.config }, Gatherer: prometheus.NewRegistry(),
+		}))
+		t.Cleanup(server.Close)
+		body, _ := fetch(t, server.URL+"/api/v1/status")
+		var is status.Status
+		if err := json.Unmarshal([]byte(body), &is); err != nil {
+			t.Fatal(err)
+		}
+		if len(is.Troubles) != test.want || test.want > 1 && (!strings.Contains(is.Troubles[1].What, "h.yaml:3: no") ||
+			is.Troubles[1].Command != "hmcnotifyd check-config h.yaml") {
+			t.Errorf("%+v: %+v", test.config, is.Troubles)
+		}
+	}
 }
 
 // Few HMCs are a card each, of many only those that are sick, and of those not more than a person looks at; what all of them say

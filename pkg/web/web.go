@@ -42,6 +42,19 @@ type ConfigStatus struct {
 	Error                string    `json:"error,omitempty"`
 }
 
+// troubles says what is wrong with the file, and what to do.
+func (c ConfigStatus) troubles() []status.Trouble {
+	if c.LastReloadSuccessful || c.Error == "" {
+		return nil
+	}
+	return []status.Trouble{{
+		Severity: event.SeverityWarning,
+		What:     "The configuration file has a mistake, and what ran before goes on: " + c.Error,
+		Do:       "Correct it, try it and reload.", Command: "hmcnotifyd check-config " + c.File,
+		Runbook: "HmcnotifydConfigReloadFailed",
+	}}
+}
+
 // Options are what the handler shows and does.
 type Options struct {
 	Status func() status.Status
@@ -168,12 +181,14 @@ func (h handler) ready(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h handler) status(w http.ResponseWriter, _ *http.Request) {
+	is, config := h.now.get(h.Status), h.Config()
+	is.Troubles = append(slices.Clip(is.Troubles), config.troubles()...) // which others have too
 	h.json(w, http.StatusOK, struct {
 		Build
 		Now    time.Time    `json:"now"`
 		Config ConfigStatus `json:"config"`
 		status.Status
-	}{h.Build, time.Now().UTC(), h.Config(), h.now.get(h.Status)})
+	}{h.Build, time.Now().UTC(), config, is})
 }
 
 // reload makes the file the running configuration. Those who ask while one is under way share the
