@@ -25,8 +25,14 @@ import (
 )
 
 const (
-	// connectTimeout is for how long the cluster is tried at the start: it may be starting as well.
-	connectTimeout = 30 * time.Second
+	// startTimeout is for how long a daemon tries the cluster at its start: after a loss of power
+	// its servers may take longer than the daemon. So few starts go into the time in which systemd
+	// counts those that fail, so that it never gives up.
+	startTimeout = 4 * time.Minute
+	// migrateTimeout is for how long somebody who migrates waits for it.
+	migrateTimeout = 30 * time.Second
+	// sayAgainAfter is the time between two lines of the log that say the same while it is tried.
+	sayAgainAfter = 30 * time.Second
 	// releaseTimeout bounds the giving up of the lease at the end.
 	releaseTimeout = 2 * time.Second
 	// handOverLimit is for how long a daemon that ends in order begins to deliver what it has
@@ -130,7 +136,7 @@ func New(ctx context.Context, opts bridge.Options, registry *prometheus.Registry
 }
 
 func (n *Node) connect(ctx context.Context, j *config.JetStream) error {
-	c, err := connect(ctx, j, n.opts.Version, n.log)
+	c, err := connect(ctx, j, n.opts.Version, n.log, startTimeout)
 	if err != nil {
 		return err
 	}
@@ -148,15 +154,18 @@ func mayUse(ctx context.Context, c *cluster.Cluster) error {
 	return errors.Join(err, movedError("the cluster", to))
 }
 
-// connect waits for the cluster, but not for ever.
-func connect(ctx context.Context, j *config.JetStream, version string, log *zap.Logger) (*cluster.Cluster, error) {
+// connect waits for the cluster, for as long as it may take.
+func connect(ctx context.Context, j *config.JetStream, version string, log *zap.Logger, limit time.Duration,
+) (*cluster.Cluster, error) {
 	files := &files{last: j, log: log}
 	logon, err := sinks.NATSLogon(files.logon)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	var said string
+	var at time.Time
 	for {
 		c, err := cluster.Connect(ctx, cluster.Options{
 			URLs: j.URLs, Logon: logon, Name: j.Name, Replicas: j.Replicas,
@@ -165,7 +174,10 @@ func connect(ctx context.Context, j *config.JetStream, version string, log *zap.
 		if err == nil || !cluster.Unsettled(err) {
 			return c, err
 		}
-		log.Warn("the NATS cluster cannot be used yet", zap.Error(err))
+		if text := err.Error(); text != said || time.Since(at) >= sayAgainAfter {
+			log.Warn("the NATS cluster cannot be used yet", zap.Error(err))
+			said, at = text, time.Now()
+		}
 		select {
 		case <-ctx.Done():
 			return nil, err

@@ -62,7 +62,7 @@ func (m *Migration) Run(ctx context.Context) (done Migrated, err error) {
 	if j == nil {
 		return done, errors.New("the configuration has no storage.jetstream, which says where the cluster is")
 	}
-	c, err := connect(ctx, j, m.Version, m.Logger)
+	c, err := connect(ctx, j, m.Version, m.Logger, migrateTimeout)
 	if err != nil {
 		return done, fmt.Errorf("storage.jetstream: %w", err)
 	}
