@@ -6,10 +6,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,10 +58,18 @@ func NewProtection(file string, log *zap.Logger) (*Protection, error) {
 		file: file, log: log, places: make(chan struct{}, maxChecks), turn: make(chan struct{}, 1),
 		known: make(map[[sha256.Size]byte]bool),
 	}
+	c, err := p.now()
+	if err == nil {
+		for _, user := range slices.Sorted(maps.Keys(c.Users)) {
+			if _, err := bcrypt.Cost([]byte(c.Users[user])); err != nil { // Validate does not say whose
+				return nil, fmt.Errorf("%s: basic_auth_users: what %q has is no hash of bcrypt, as htpasswd -nBC 10 %s makes one",
+					file, user, user)
+			}
+		}
+	}
 	if err := toolkit.Validate(file); err != nil {
 		return nil, withoutValues(err)
 	}
-	_, err := p.now()
 	return p, err
 }
 

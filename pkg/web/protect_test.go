@@ -62,7 +62,7 @@ func TestProtectionFile(t *testing.T) {
 		}
 	}
 	for text, problem := range map[string]string{
-		"basic_auth_user: {}": "basic_auth_user", "basic_auth_users: {ops: plain}": "bcrypt", "tls_server_config: {cert_file: x}": "missing one of key",
+		"basic_auth_user: {}": "basic_auth_user", "basic_auth_users: {ops: plain}": `basic_auth_users: what "ops" has is no hash of bcrypt`, "tls_server_config: {cert_file: x}": "missing one of key",
 		"http_server_config: {headers: {X-Evil: y}}": "X-Evil", "{}\n---\nbasic_auth_users: {ops: " + hashed(t, "one") + "}\n": "a second YAML document begins here",
 	} {
 		write(text)
