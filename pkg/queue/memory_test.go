@@ -76,6 +76,9 @@ func (h *holder) look(but int) {
 func TestMemoryIsUsedAgain(t *testing.T) {
 	t.Parallel()
 	batches := soak.Count(t, "QUEUE_MEMORY", 1500, 30_000)
+	if testing.Short() {
+		batches = 300
+	}
 	for i, cache := range []int64{0, 200 << 10, 1} {
 		t.Run(fmt.Sprint(cache), func(t *testing.T) {
 			t.Parallel()
