@@ -1,6 +1,7 @@
 package status
 
 import (
+	"strings"
 	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
@@ -145,12 +146,14 @@ func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 				of("HmcnotifydAuthFailed", since))
 		case p.Kind.ofLink():
 			out = append(out, critical(sentence(p.Text), p.Kind.Advice()).of("HmcnotifydLinkDown", since))
-		case p.Kind == ProblemOSMessages || p.Kind == ProblemEstate:
+		case p.Kind == ProblemOSMessages: // below
+		case p.Kind == ProblemEstate:
 			out = append(out, warning(sentence(p.Text), p.Kind.Advice()))
 		default:
 			out = append(out, warning(sentence(p.Text), p.Kind.Advice()).of("HmcnotifydLinkDown", nil))
 		}
 	}
+	out = append(out, notFollowed(h.Problems)...)
 	if at := h.PasswordExpires; at != nil && at.Sub(now) <= PasswordWarning {
 		out = append(out, passwordTrouble(*at, now))
 	}
@@ -171,6 +174,40 @@ func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 		rate = warning
 	}
 	return append(out, rate("The HMC's certificate expires on "+at.Format(time.DateOnly)+".", renew).of(page, nil))
+}
+
+// notFollowed says whose OS messages are not followed: once where it is for the same reason, as of
+// hundreds of partitions.
+func notFollowed(problems []Problem) (out []Trouble) {
+	const prefix, most = "OS messages of ", 3
+	var texts []string
+	of := make(map[string][]string) // by what is said of the partitions
+	for _, p := range problems {
+		if p.Kind != ProblemOSMessages {
+			continue
+		}
+		name, cause, ok := strings.Cut(strings.TrimPrefix(p.Text, prefix), ": ")
+		if !ok || !strings.HasPrefix(p.Text, prefix) {
+			out = append(out, warning(sentence(p.Text), p.Kind.Advice()))
+			continue
+		}
+		if of[cause] == nil {
+			texts = append(texts, cause)
+		}
+		of[cause] = append(of[cause], name)
+	}
+	for _, cause := range texts {
+		names, advice := of[cause], ProblemOSMessages.Advice()
+		if cause == NotOpenYet {
+			advice = notOpenAdvice
+		}
+		text := prefix + strings.Join(names[:min(most, len(names))], ", ")
+		if len(names) > most {
+			text += " and " + number(int64(len(names)-most), "more partition", "more partitions")
+		}
+		out = append(out, warning(text+": "+period(cause), advice))
+	}
+	return out
 }
 
 func passwordTrouble(at, now time.Time) Trouble {

@@ -55,6 +55,12 @@ func (k ProblemKind) ofLink() bool {
 	return true
 }
 
+// NotOpenYet is said of a partition whose OS messages are going to be followed.
+const NotOpenYet = "the channel is not open yet"
+
+const notOpenAdvice = "Nothing is wrong: after each logon it takes one request for each partition. " +
+	"Where that takes too long, raise rest_requests_per_minute."
+
 // again is said of what needs no one to start it.
 const again = "It is tried again by itself."
 

@@ -29,6 +29,30 @@ func TestAdviceForEachReason(t *testing.T) {
 	}
 }
 
+// Partitions whose OS messages are not followed are one trouble where the reason is the same, and no fault where it is only not yet
+// their turn.
+func TestManyPartitionsThatAreNotFollowed(t *testing.T) {
+	t.Parallel()
+	var problems []Problem
+	for _, name := range []string{"A on M90", "B on M90", "C on M90", "D on M90", "E on M90"} {
+		problems = append(problems, Problem{ProblemOSMessages, "OS messages of " + name + ": " + NotOpenYet})
+	}
+	problems = append(problems, Problem{ProblemOSMessages, "OS messages of F on M90: HTTP status 403, reason 1: no"},
+		Problem{ProblemOSMessages, "OS messages: the partitions could not be listed: x"})
+	h := HMCStatus{State: StateConnected, Problems: problems}
+	want := []string{
+		"OS messages: the partitions could not be listed: x. Grant",
+		"OS messages of A on M90, B on M90, C on M90 and 2 more partitions: the channel is not open yet. Nothing is wrong",
+		"OS messages of F on M90: HTTP status 403, reason 1: no. Grant",
+	}
+	got := h.FindTroubles(time.Now())
+	for i := range max(len(got), len(want)) {
+		if i >= len(got) || i >= len(want) || !strings.HasPrefix(got[i].What+" "+got[i].Do, want[i]) {
+			t.Fatalf("%+v", got)
+		}
+	}
+}
+
 func TestTroublesOfAnHMC(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)

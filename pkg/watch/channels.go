@@ -14,6 +14,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/record"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 )
 
 // channel is the OS message channel of one partition.
@@ -119,12 +120,11 @@ func (cs *channels) add(p hmc.Partition, class string, refresh bool) channelStat
 		c.topic, c.tried = topic, true
 		return channelStatus{partition: c.label()}
 	}
-	return channelStatus{partition: c.label(), problem: "the channel is not open yet"}
+	return channelStatus{partition: c.label(), problem: status.NotOpenYet}
 }
 
 // dropGone drops the channels of partitions that are gone, and what is known of their messages. One
-// that a list lacks is not gone before the estate says so: what is forgotten would be an event
-// again when the HMC lists it again and replays its messages.
+// that a list lacks is gone when the estate says so: else messages that are replayed would be new.
 func (cs *channels) dropGone(ctx context.Context, l *estate.Listing) {
 	k := cs.k
 	gone := make(map[string]bool)

@@ -62,8 +62,8 @@ func NewProtection(file string, log *zap.Logger) (*Protection, error) {
 	if err == nil {
 		for _, user := range slices.Sorted(maps.Keys(c.Users)) {
 			if _, err := bcrypt.Cost([]byte(c.Users[user])); err != nil { // Validate does not say whose
-				return nil, fmt.Errorf("%s: basic_auth_users: what %q has is no hash of bcrypt, as htpasswd -nBC 10 %s makes one",
-					file, user, user)
+				return nil, fmt.Errorf("%s: basic_auth_users: what %q has is no hash of bcrypt, "+
+					"as htpasswd -nBC 10 %s makes one", file, user, user)
 			}
 		}
 	}
