@@ -258,8 +258,10 @@ type object struct {
 	Resource
 	// that list it
 	hmcs []string
-	// touched is when the last notification about it came.
-	touched time.Time
+	// touched is when the last notification came that may have told its status or name, and
+	// announced when one came that only says that it is there, as of everything when an HMC has
+	// started.
+	touched, announced time.Time
 	// fresh says that it was learned from a list and is not compared yet.
 	fresh bool
 	// missing is the time of the first list without it; zero: the last one has it.
@@ -503,10 +505,13 @@ func (e *Estate) Update(uri, class, name string, now time.Time, fn func(*Resourc
 func (e *Estate) Announce(uri string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.revive(uri)
+	again := e.revive(uri)
 	if o := e.objects[uri]; o != nil {
 		e.reported(o)
-		o.touched = now
+		o.announced = now
+		if again != nil { // made again, and perhaps with another status
+			o.touched = now
+		}
 		return
 	}
 	e.prune(now)
@@ -697,13 +702,14 @@ func (e *Estate) Compare(
 		if there || !l.Complete[o.Class] || (len(o.hmcs) > 0 && !slices.Contains(o.hmcs, l.HMC)) {
 			continue
 		}
+		since := o.touched.After(l.Asked) || o.announced.After(l.Asked)
 		if len(o.hmcs) == 0 { // no HMC has ever listed it
-			if !o.touched.After(l.Asked) {
+			if !since {
 				e.remove(uri)
 			}
 			continue
 		}
-		if o.touched.After(l.Asked) {
+		if since {
 			again = true
 			continue
 		}

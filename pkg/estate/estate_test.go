@@ -311,6 +311,23 @@ func TestAnnounced(t *testing.T) {
 	}
 }
 
+// An HMC that has started announces everything there is while it is listed. That says nothing of statuses and names: what the list
+// says of them counts, and does not wait for another one. What it lacks may be listed later.
+func TestEverythingIsAnnouncedWhileItIsListed(t *testing.T) {
+	e := New()
+	take(t, e, listing("h", 0, "C=operating", "C/P=active", "C/Q=active", "C/R=active"), 2)
+	l := listing("h", 10, "C=no-power", "C/P=stopped", "C/Q:Q2=active")
+	e.Learn(l)
+	for _, name := range []string{"C", "P", "Q", "R"} {
+		e.Announce(uri(name), at(11))
+	}
+	differences, again := e.Compare(l, at(13), none)
+	want(t, words(differences), "moved cpc C operating -> no-power", "moved partition P active -> stopped", "renamed partition Q2 was Q")
+	if !again || !has(e, "R") {
+		t.Error("R is not looked for again")
+	}
+}
+
 // An HMC that has just started, or whose CPC does not communicate, may list less than there is.
 func TestLessThanThereIs(t *testing.T) {
 	e := New()

@@ -126,6 +126,7 @@ func (k *keeper) work(ctx context.Context) time.Duration {
 		k.resubscribe(ctx, topic)
 	}
 	k.fetch.fetchLogs(ctx)
+	k.lister.work(ctx) // each request may have waited for the budget
 	k.channels.openDue(ctx)
 	k.fetch.fetchMessages(ctx)
 	if k.fetch.endRun() {

@@ -61,13 +61,13 @@ func (l *lister) eachDue(until func(time.Time)) {
 	}
 }
 
-// work lists and compares, if that is due.
+// work compares and lists, if that is due: a new list must not take the place of one that waits.
 func (l *lister) work(ctx context.Context) {
-	if l.takeDue(time.Now()) {
-		l.listAll(ctx)
-	}
 	if l.list != nil && !time.Now().Before(l.compareAt) {
 		l.compare(ctx)
+	}
+	if l.takeDue(time.Now()) {
+		l.listAll(ctx)
 	}
 }
 
@@ -167,8 +167,7 @@ func judged(unacceptable *bool) estate.Judgement {
 	return estate.JudgementOf(*unacceptable)
 }
 
-// publish says whether a part of the estate could not be listed, which is tried again, or is more
-// than is taken.
+// publish says whether a part of the estate could not be listed, or is more than is taken.
 func (l *lister) publish(failed, tooMany error, list *estate.Listing) {
 	k := l.k
 	if failed == nil {
