@@ -212,6 +212,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"--version"}, 0, "go-stomp", ""},
 		{[]string{"simulate", "--rate=-1"}, 2, "", "--rate"},
 		{[]string{"simulate", "--rate=NaN"}, 2, "", "--rate"},
+		{[]string{"simulate", "--speed=2"}, 2, "", "--replay"},
 		{[]string{"simulate", "--rate=Inf"}, 2, "", "--rate"},
 		{[]string{"simulate", "--cpcs=0"}, 2, "", "--cpcs"},
 		{[]string{"simulate", "--partitions=-1"}, 2, "", "--partitions"},

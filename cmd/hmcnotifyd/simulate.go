@@ -68,6 +68,8 @@ func (f *simulateFlags) validate() error {
 	switch {
 	case !(f.speed > 0 && f.speed <= maxSpeed):
 		return fmt.Errorf("--speed must be a number above 0, up to %g", float64(maxSpeed))
+	case f.speed != 1 && f.replay == "":
+		return errors.New("--speed is that of a capture: --replay names it")
 	case !(f.rate >= 0 && f.rate <= maxSimulatedRate): // NaN is neither
 		return fmt.Errorf("--rate must be a number from 0 to %g", float64(maxSimulatedRate))
 	case f.cpcs < 1:
