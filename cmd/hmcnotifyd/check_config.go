@@ -135,6 +135,9 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 	if ev.Type == "" || ev.HMC == "" {
 		return fmt.Errorf("--event: %s is no event: it has no type or no hmc", name)
 	}
+	if err := check.Rated(cfg, &ev); err != nil {
+		return fmt.Errorf("--event: %s %w", name, err)
+	}
 	for _, r := range route.All(cfg, &ev) {
 		verdict := "does not get it"
 		if r.Gets {

@@ -311,6 +311,7 @@ sink gathered gets it: it has no match, and so gets every event; collapse may ga
 	for text, said := range map[string]string{
 		"": "is no event as JSON", "[1]": "is no event as JSON", "{}": "is no event: it has no type", "garbage": "is no event as JSON",
 		`{"type":"x","hmc":"a"} garbage`: "has something behind the event", `{"type":"x","hmc":"a"}{}`: "has something behind the event",
+		`{"type":"x","hmc":"a","severity":"crit"}`: `has the severity "crit", which is none of info, warning, critical`,
 	} {
 		write(t, ev, text)
 		in, err := os.Open(ev)
@@ -330,6 +331,10 @@ sink gathered gets it: it has no match, and so gets every event; collapse may ga
 		if status, _, stderr := call("check-config", "--event", ev, cfg); status != 1 || !strings.Contains(stderr, said) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%q: status %d, %s", text, status, stderr)
 		}
+	}
+	write(t, ev, `{"type":"status-change","hmc":"east","body":{"change-reports":[{"old-status":"active","new-status":"status-check"}]}}`)
+	if status, stdout, stderr := call("check-config", "--event", ev, cfg); status != 0 || !strings.Contains(stdout, "sink pager gets it: match[0] fits") {
+		t.Errorf("an event without severity: status %d, %s%s", status, stdout, stderr)
 	}
 	if status, _, stderr := call("check-config", "--event=", cfg); status != 2 || !strings.Contains(stderr, "--event must not be empty") {
 		t.Errorf("status %d, %s", status, stderr)

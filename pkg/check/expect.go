@@ -96,6 +96,18 @@ func Expectations(cfg *config.Config, file, version string, out io.Writer) error
 	return nil
 }
 
+// Rated rates an event that has no severity, for sinks get none without. The error says of one that
+// it has that there is no such severity.
+func Rated(cfg *config.Config, e *event.Event) error {
+	switch known := event.Severities(); {
+	case e.Severity == "":
+		translate.NewRater(cfg).Rate(e)
+	case !slices.Contains(known, e.Severity):
+		return fmt.Errorf("has the severity %q, which is none of %s", e.Severity, strings.Join(known, ", "))
+	}
+	return nil
+}
+
 // mistakeNoise is what errors of the YAML library have of our own types.
 var mistakeNoise = regexp.MustCompile(`^yaml: (?:unmarshal errors:\s*)?| in type \S+`)
 

@@ -11,7 +11,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 )
 
-const expectConfig = `hmcs: [{name: east, hosts: [x], userid: u, password: p, group: all}]
+const expectConfig = `hmcs: [{name: east, hosts: [x], userid: u, password: p, group: all, labels: {site: DC1}}]
 sinks:
   - {name: lines, log: {output: %s}, match: [{severity: [warning, critical]}]}
   - {name: chat, webhook: {url: "http://x", format: template, template: '{"t": {{ json .Summary }}, "n": [1, {"g": {{ json .Group }}}], "at": {{ json .Time }}}'}, drop: [{name: "TEST.*"}]}
@@ -87,6 +87,52 @@ func TestExpectationsMet(t *testing.T) {
   expect: {severity: warning}
 `)
 	if err != nil || out != "test.yaml: 7 events, all as expected\n" {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// An event is rated as the daemon rates its notification, and has the labels of its HMC.
+func TestExpectationsOfWhatTheDaemonDoes(t *testing.T) {
+	var tests strings.Builder
+	n := 0
+	for _, test := range [][2]string{
+		{`type: hardware-message, body: {text: Power}`, "warning, labels: {site: DC1}"},
+		{`type: hardware-message, severity: critical, body: {text: Power, deleted: true}`, "info"},
+		{`type: bridge-disconnected, body: {state: auth_failed}`, "critical"},
+		{`type: bridge-disconnected, body: {state: disconnected}`, "warning"},
+		{`type: bridge-disconnected, severity: info, body: {state: disconnected}`, "info"},
+		{`type: bridge-gap, body: {may_be_missing: [x]}`, "warning"},
+		{`type: bridge-gap, body: {causes: [x]}`, "info"},
+		{`type: bridge-heartbeat, body: {connected: false}`, "warning"},
+		{`type: bridge-heartbeat, body: {connected: true}`, "info"},
+		{`type: status-change-summary, body: {new-status: communications-not-active}`, "critical"},
+		{`type: status-change-summary, body: {new-status: active}`, "info"},
+		{`type: never-seen`, "info, labels: {site: DC1}"},
+		{`type: never-seen, labels: {site: LAB, team: a}`, "info, labels: {site: LAB, team: a}"},
+		{`type: never-seen, hmc: another`, `info, labels: {site: ""}`},
+		{ // an activation
+			`type: status-change, resource: {class: logical-partition}, body: {change-reports: [{old-status: not-activated, new-status: not-operating}]}`,
+			"warning",
+		},
+		{
+			`type: status-change, resource: {class: logical-partition}, body: {change-reports: [{old-status: operating, new-status: not-operating}]}`,
+			"critical",
+		},
+		{ // of several the last
+			`type: property-change, resource: {class: storage-group}, body: {change-reports: [{property-name: fulfillment-state, new-value: incomplete},` +
+				` {property-name: fulfillment-state, new-value: complete}]}`,
+			"info",
+		},
+		{
+			`type: property-change, resource: {class: storage-group}, body: {change-reports: [{property-name: fulfillment-state, new-value: complete},` +
+				` {property-name: fulfillment-state, new-value: incomplete}, {property-name: name, new-value: x}]}`,
+			"warning",
+		},
+	} {
+		fmt.Fprintf(&tests, "- event: {%s}\n  expect: {severity: %s}\n", test[0], test[1])
+		n++
+	}
+	if out, err := expect(t, tests.String()); err != nil || out != fmt.Sprintf("test.yaml: %d events, all as expected\n", n) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

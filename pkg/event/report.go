@@ -1,6 +1,9 @@
 package event
 
-import "iter"
+import (
+	"cmp"
+	"iter"
+)
 
 // Report is one element of the change-reports of a status-change or property-change notification.
 // What it does not tell is zero; a null counts as not told, for HMCs do not tell the two apart.
@@ -94,4 +97,28 @@ func IsStatus(class, property string) bool {
 		return true
 	}
 	return false
+}
+
+// FromTo returns the status before the first report of a status-change and the one after the
+// last, of those that are told.
+func FromTo(body []byte) (from, to string) {
+	for r := range Reports(body) {
+		from, to = cmp.Or(from, r.OldStatus), cmp.Or(r.NewStatus, to)
+	}
+	return from, to
+}
+
+// StatusProperty returns the property of a property-change that is a status, with the value before
+// its first report and the one after its last; "": there is none.
+func StatusProperty(class string, body []byte) (property, from, to string) {
+	for r := range Reports(body) {
+		if !IsStatus(class, r.Property) || property != "" && property != r.Property {
+			continue
+		}
+		if property == "" {
+			property, from = r.Property, String(r.OldValue)
+		}
+		to = String(r.NewValue)
+	}
+	return property, from, to
 }

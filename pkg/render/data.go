@@ -31,6 +31,7 @@ type Event struct {
 	Severity          string            `json:"severity"`
 	Repeat            bool              `json:"repeat"`
 	Planned           bool              `json:"planned"`
+	Unacceptable      any               `json:"unacceptable"` // true, false, or nil: not known
 	Labels            map[string]string `json:"labels"`
 	Runbook           string            `json:"runbook"`
 	SeenBy            []string          `json:"seen_by"`
@@ -39,7 +40,17 @@ type Event struct {
 	Body     map[string]any `json:"body"`
 	BodyText string         `json:"body_text"`
 
+	Change
+
 	whole []byte
+}
+
+// Change is what an event says of a status, in as many reports as there are: the one before, the
+// one that it is now, and the property that is a status by another name.
+type Change struct {
+	OldStatus      string `json:"-"`
+	NewStatus      string `json:"-"`
+	StatusProperty string `json:"-"`
 }
 
 // Batch is what a template for batches sees.
@@ -68,9 +79,17 @@ func newEvent(r event.Record) (*Event, error) {
 	if other, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && other.Field == "body" {
 		err = nil // all but that has been read
 	}
+	switch r.Type {
+	case event.TypeStatusChange:
+		e.OldStatus, e.NewStatus = event.FromTo(bodyOf(r.JSON))
+	case event.TypePropertyChange:
+		e.StatusProperty, e.OldStatus, e.NewStatus = event.StatusProperty(e.Resource.Class, bodyOf(r.JSON))
+	}
 	numbers(e.Body)
 	return e, err
 }
+
+func bodyOf(whole []byte) []byte { return event.Member(whole, "body") }
 
 // numbers makes int64 or float64 of the numbers in v, in place, so that a template can compare
 // them, and whole numbers are printed as such.

@@ -385,6 +385,30 @@ func TestAlertOfStatusProperties(t *testing.T) {
 	}
 	a.must(change("storage-group", "fulfillment-state", "complete", event.SeverityInfo))
 	a.expect(f, "HMCResourceStatus a X warning resolved", "HMCResourceStatus a X warning resolved")
+	// Of several changes in one notification the last counts, and a value that is not told ends nothing.
+	several := func(severity string, values ...string) event.Event {
+		var reports []string
+		for _, value := range values {
+			reports = append(reports, `{"property-name":"fulfillment-state","new-value":`+value+`}`)
+		}
+		e := change("storage-group", "", "", severity)
+		e.Body = []byte(`{"change-reports":[` + strings.Join(reports, ",") + `]}`)
+		return e
+	}
+	a.must(several(event.SeverityWarning, `"complete"`, `"incomplete"`))
+	a.must(several(event.SeverityInfo, "null"))
+	a.expect(f, "HMCResourceStatus a X warning firing", "HMCResourceStatus a X warning resolved")
+	a.must(several(event.SeverityInfo, `"incomplete"`, `"complete"`))
+	a.expect(f, "HMCResourceStatus a X warning resolved", "HMCResourceStatus a X warning resolved")
+	// Nor does a status change that tells no status.
+	status := func(severity, reports string) event.Event {
+		e := change("adapter", "", "", severity)
+		e.Type, e.Body = event.TypeStatusChange, []byte(`{"change-reports":[`+reports+`]}`)
+		return e
+	}
+	a.must(status(event.SeverityWarning, `{"old-status":"active","new-status":"not-detected"}`))
+	a.must(status(event.SeverityInfo, ""))
+	a.expect(f, "HMCResourceStatus a X warning firing", "HMCResourceStatus a X warning resolved", "HMCResourceStatus a X warning resolved")
 }
 
 // A message that waits for an answer fires until it does not wait any more, whatever match leaves out; what it was of has labels of

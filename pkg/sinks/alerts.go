@@ -245,7 +245,7 @@ func (b *alertBook) status(e *news) (keys []string, ok bool) {
 	if uri == "" {
 		return nil, true
 	}
-	if len(b.statuses) > 0 && newStatus(e.Event) == "" {
+	if newStatus(e.Event) == "" && (len(b.statuses) > 0 || e.Unacceptable == nil && e.Severity == event.SeverityInfo) {
 		return nil, true // the status is what it was
 	}
 	key := keyStatus + uri
@@ -261,28 +261,23 @@ func (b *alertBook) property(e *news) (keys []string, ok bool) {
 	if uri == "" || !b.makes(config.AlertResourceStatus) {
 		return nil, true
 	}
-	for r := range event.Reports(e.Body) {
-		if !event.IsStatus(e.Resource.Class, r.Property) {
-			continue
-		}
-		key, is := keyStatus+uri+"\x00"+r.Property, event.String(r.NewValue)
-		fires := e.Severity != event.SeverityInfo
-		if len(b.statuses) > 0 {
-			fires = b.statuses.Match(is)
-		}
-		if !fires || !b.selects(e.record) {
-			return b.resolve(key, is, e), true
-		}
-		return b.fire(key, config.AlertResourceStatus, r.Property, e, map[string]string{"status": is}, time.Time{})
+	property, _, is := event.StatusProperty(e.Resource.Class, e.Body)
+	if property == "" || is == "" {
+		return nil, true
 	}
-	return nil, true
+	key, fires := keyStatus+uri+"\x00"+property, e.Severity != event.SeverityInfo
+	if len(b.statuses) > 0 {
+		fires = b.statuses.Match(is)
+	}
+	if !fires || !b.selects(e.record) {
+		return b.resolve(key, is, e), true
+	}
+	return b.fire(key, config.AlertResourceStatus, property, e, map[string]string{"status": is}, time.Time{})
 }
 
 // newStatus is the status that an event reports; "" where it reports none.
-func newStatus(e *event.Event) (status string) {
-	for report := range event.Reports(e.Body) {
-		status = cmp.Or(report.NewStatus, status)
-	}
+func newStatus(e *event.Event) string {
+	_, status := event.FromTo(e.Body)
 	return status
 }
 

@@ -214,10 +214,7 @@ func (s siemFormat) attributes(e *eventFields) (id string, attributes []siemAttr
 	var report event.Report
 	switch e.kind {
 	case event.TypeStatusChange:
-		for r := range event.Reports(body) {
-			report.OldStatus = cmp.Or(report.OldStatus, r.OldStatus)
-			report.NewStatus = cmp.Or(r.NewStatus, report.NewStatus)
-		}
+		report.OldStatus, report.NewStatus = event.FromTo(body)
 	case event.TypeOSMessage:
 		text = cmp.Or(event.String(event.Member(body, "message-text")), text)
 	case event.TypeLogEntry:

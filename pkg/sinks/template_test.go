@@ -521,6 +521,9 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 	port := func(id string) *event.Resource {
 		return &event.Resource{Class: "storage-port", Name: "FCP 1", ObjectURI: "/api/adapters/1", ElementURI: "/api/adapters/1/storage-ports/" + id, CPC: "CPC1"}
 	}
+	status := func(from, to string) []byte {
+		return fmt.Appendf(nil, `{"change-reports":[{"old-status":%q,"new-status":%q}]}`, from, to)
+	}
 	property := func(name, value string) []byte {
 		return fmt.Appendf(nil, `{"change-reports":[{"property-name":%q,"new-value":%q}]}`, name, value)
 	}
@@ -537,26 +540,39 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 	}{
 		{
 			"a status, told by one and the other",
-			told{"a", event.TypeStatusChange, warning, partition, nil},
-			told{"b", event.TypeStatusChange, info, partition, nil},
+			told{"a", event.TypeStatusChange, warning, partition, status("active", "stopped")},
+			told{"b", event.TypeStatusChange, info, partition, status("stopped", "active")},
 			true,
 		},
 		{
 			"a status, of another group",
-			told{"a", event.TypeStatusChange, warning, partition, nil},
-			told{"c", event.TypeStatusChange, info, partition, nil},
+			told{"a", event.TypeStatusChange, warning, partition, status("active", "stopped")},
+			told{"c", event.TypeStatusChange, info, partition, status("stopped", "active")},
 			false,
 		},
 		{
 			"a port, and the other one of its adapter",
-			told{"a", event.TypeStatusChange, warning, port("0"), nil},
-			told{"a", event.TypeStatusChange, info, port("1"), nil},
+			told{"a", event.TypeStatusChange, warning, port("0"), status("active", "not-active")},
+			told{"a", event.TypeStatusChange, info, port("1"), status("not-active", "active")},
 			false,
 		},
 		{
 			"a property that is a status",
 			told{"a", event.TypePropertyChange, warning, port("0"), property("physical-channel-status", "no-signal")},
 			told{"b", event.TypePropertyChange, info, port("0"), property("physical-channel-status", "operating")},
+			true,
+		},
+		{
+			"of several changes of a property the last, whatever else changes",
+			told{"a", event.TypePropertyChange, warning, port("0"), []byte(`{"change-reports":[{"property-name":"description","new-value":"d"},` +
+				`{"property-name":"physical-channel-status","new-value":"operating"},{"property-name":"physical-channel-status","new-value":"stopped"}]}`)},
+			told{"b", event.TypePropertyChange, info, port("0"), property("physical-channel-status", "operating")},
+			true,
+		},
+		{
+			"what operators find acceptable, without a status",
+			told{"a", event.TypeStatusChange, warning, partition, status("active", "stopped")},
+			told{"b", event.TypeStatusChange, info, partition, []byte(`{"change-reports":[{"has-unacceptable-status":false}]}`)},
 			true,
 		},
 		{
@@ -608,6 +624,7 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 				send := func(id string, e told) string {
 					if err := s.Send(t.Context(), []event.Record{event.NewRecord(&event.Event{
 						ID: id, HMC: e.hmc, Type: e.typ, Severity: e.severity, Time: time.Unix(1795168800, 0), Resource: e.resource, Body: e.body,
+						Unacceptable: judgement(e.body),
 					})}); err != nil {
 						t.Fatal(err)
 					}
@@ -621,6 +638,46 @@ func TestReadyTemplatesResolveInAGroupOfTwo(t *testing.T) {
 					t.Errorf("%s and %s", a, b)
 				}
 			})
+		}
+	}
+}
+
+// judgement is what the HMC says in a body of the status; nil: nothing.
+func judgement(body []byte) *bool {
+	for r := range event.Reports(body) {
+		if r.Judged {
+			return &r.Unacceptable
+		}
+	}
+	return nil
+}
+
+// A change of status that tells no status ends nothing, and of several reports in one the last counts.
+func TestReadyTemplatesTellTheLastStatus(t *testing.T) {
+	partition := &event.Resource{Class: "partition", Name: "PART1", ObjectURI: "/api/partitions/1", CPC: "CPC1"}
+	send := func(name, severity, reports string) string {
+		requests := make(chan request, 1)
+		s := webhookTo(t, consumer(t, requests).URL, withTemplate(ready(t, name)))
+		if err := s.Send(t.Context(), []event.Record{event.NewRecord(&event.Event{
+			ID: "own", HMC: "a", Type: event.TypeStatusChange, Severity: severity, Time: time.Unix(1795168800, 0), Resource: partition,
+			Body: []byte(`{"change-reports":[` + reports + `]}`),
+		})}); err != nil {
+			t.Fatal(err)
+		}
+		return string((<-requests).body)
+	}
+	for _, name := range []string{"ansible-eda.tmpl", "pagerduty.tmpl"} {
+		body := send(name, event.SeverityWarning, `{"old-status":"active","new-status":"stopping"},`+
+			`{"old-status":"stopping","new-status":"stopped"},{"new-additional-status":"x"}`)
+		if from, to := valueOf(t, body, "old_status"), valueOf(t, body, "new_status"); from != "active" || to != "stopped" {
+			t.Errorf("%s: %s to %s", name, from, to)
+		}
+	}
+	for name, want := range map[string][2]string{
+		"pagerduty.tmpl": {"event_action", "trigger"}, "servicenow.tmpl": {"resolution_state", "New"}, "netcool.tmpl": {"Type", "13"},
+	} {
+		if got := valueOf(t, send(name, event.SeverityInfo, `{}`), want[0]); got != want[1] {
+			t.Errorf("%s: %s", name, got)
 		}
 	}
 }

@@ -285,3 +285,59 @@ func TestLogEntryWithItemsInAnotherOrder(t *testing.T) {
 		}
 	}
 }
+
+// Of several changes of a property that is a status the last one counts; of two such properties the worse.
+func TestTheLastValueOfAStatusPropertyCounts(t *testing.T) {
+	for _, test := range []struct{ reports, want string }{
+		{`"fulfillment-state","complete","incomplete";"fulfillment-state","incomplete","complete"`, event.SeverityInfo},
+		{`"fulfillment-state","incomplete","complete";"fulfillment-state","complete","incomplete"`, event.SeverityWarning},
+		{`"fulfillment-state","complete","incomplete";"description","a","b"`, event.SeverityWarning},
+		{`"physical-channel-status","operating","stopped";"fulfillment-state","incomplete","complete"`, event.SeverityWarning},
+		{`"physical-channel-status","operating","stopped";"physical-channel-status","stopped","operating"`, event.SeverityInfo},
+	} {
+		var reports []string
+		for r := range strings.SplitSeq(test.reports, ";") {
+			v := strings.Split(r, ",")
+			reports = append(reports, fmt.Sprintf(`{"property-name":%s,"old-value":%s,"new-value":%s}`, v[0], v[1], v[2]))
+		}
+		e := described(newConverter(), event.TypePropertyChange, `{"change-reports":[`+strings.Join(reports, ",")+`]}`,
+			"class", "storage-group", "name", "SG1", "object-uri", "/api/storage-groups/1")[0]
+		if e.Severity != test.want {
+			t.Errorf("%s: %s, want %s", test.reports, e.Severity, test.want)
+		}
+	}
+}
+
+// A status change that tells nothing at all does not say that all is well: the status is what it was.
+func TestStatusChangeThatTellsNothing(t *testing.T) {
+	for _, body := range []string{`{"change-reports":[]}`, `{"change-reports":[{}]}`, `{}`, `null`, `{"change-reports":[{"new-status":null}]}`} {
+		c := newConverter()
+		described(c, event.TypeStatusChange, `{"change-reports":[{"old-status":"active","new-status":"stopped"}]}`)
+		e := described(c, event.TypeStatusChange, body)[0]
+		if e.Severity != event.SeverityWarning || e.Summary != "partition PART1 on CPC1: status changed" {
+			t.Errorf("%s: %s, %s", body, e.Severity, e.Summary)
+		}
+	}
+}
+
+// The class of a CPC or partition is in its URI too, where the HMC does not say it.
+func TestClassOfTheURI(t *testing.T) {
+	c := newConverter()
+	e := described(c, event.TypeStatusChange, `{"change-reports":[{"old-status":"active","new-status":"stopped"}]}`,
+		"object-uri", "/api/partitions/e12121da")[0]
+	if e.Resource.Class != "partition" || e.Summary != "partition PART1 on CPC1: active -> stopped" {
+		t.Errorf("%+v: %s", e.Resource, e.Summary)
+	}
+	if known, _ := c.estate.Lookup("/api/partitions/e12121da"); known.Status != "stopped" {
+		t.Errorf("%+v", known)
+	}
+	for _, headers := range [][]string{
+		{"object-uri", "/api/partitions/e12121da", "element-uri", "/api/partitions/e12121da/nics/1"}, // the class is that of the element
+		{"object-uri", "/api/adapters/1"},
+		{"name", "X"},
+	} {
+		if e := described(newConverter(), event.TypeInventoryChange, "", headers...)[0]; e.Resource.Class != "" {
+			t.Errorf("%q: %s", headers, e.Resource.Class)
+		}
+	}
+}

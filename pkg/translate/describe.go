@@ -45,11 +45,10 @@ func (c *Converter) describe(e *event.Event, n *Notification, o *outcome) {
 }
 
 func (c *Converter) describeStatusChange(e *event.Event, reports []event.Report, o *outcome) {
-	if len(reports) == 0 {
-		e.Summary = withResource(e, "status changed")
-		return
+	var last event.Report
+	if n := len(reports); n > 0 {
+		last = reports[n-1]
 	}
-	last := reports[len(reports)-1]
 	what := pathOf(reports)
 	if what == "" && slices.ContainsFunc(reports, func(r event.Report) bool { return r.Judged }) {
 		what = "the status " + o.status

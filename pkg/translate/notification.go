@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/jsontext"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
@@ -81,6 +82,9 @@ func (n *Notification) Parse(received *receiver.Notification, valid bool) {
 	}
 	for i := range received.Headers {
 		n.header(received.Headers[i].Name, received.Headers[i].Value)
+	}
+	if r := &n.Resource; r.Class == "" && r.ElementURI == "" {
+		r.Class = estate.ClassOf(r.ObjectURI)
 	}
 	switch {
 	case len(received.Body) == 0:

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"slices"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
@@ -132,14 +133,16 @@ func (s *Severities) configured(class, status string) string {
 	return s.status[status]
 }
 
-// ratePropertyChange rates a change of a property that is a status.
+// ratePropertyChange rates a change of a property that is a status: the last one of several, for
+// what was between is over.
 func (c *Converter) ratePropertyChange(e *event.Event, reports []event.Report) {
-	class := classOf(e)
-	for i := range reports {
+	class, rated := classOf(e), make([]string, 0, 2)
+	for i := len(reports) - 1; i >= 0; i-- {
 		r := &reports[i]
-		if !event.IsStatus(class, r.Property) {
+		if !event.IsStatus(class, r.Property) || slices.Contains(rated, r.Property) {
 			continue
 		}
+		rated = append(rated, r.Property)
 		status := event.String(r.NewValue)
 		severity := c.Severities.OfStatus(class, status, estate.Unjudged)
 		if r.Property == "physical-channel-status" && c.Severities.configured(class, status) == "" &&
