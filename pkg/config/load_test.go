@@ -142,7 +142,7 @@ heartbeat_interval: 1m
 		"7: hmcs[0].tls.insecure_skip_verify: the server's certificate is not verified: whoever is on the way can read the password and make up events",
 		"10: hmcs[1].hosts[1]: H is a host of hmcs[0] as well: its notifications would arrive twice",
 		"10: hmcs[1].tls.ca_file: the certificate of old-ca in old.pem expired on " + time.Now().Add(-48*time.Hour).UTC().Format(time.DateOnly),
-		"11: hmcs[2].password_file: " + filepath.Join(filepath.Dir(c.File), "env") + " holds a placeholder, and nothing is put in its place: write the secret itself into it",
+		"11: hmcs[2].password_file: " + filepath.Join(filepath.Dir(c.File), "env") + " holds a placeholder, and nothing is put in its place: write the secret into it",
 		"14: sinks[0].webhook.url: is http: events and their signature travel unencrypted",
 		`15: sinks[0].match[0].type[0]: no event of the type "job-completed" is known, did you mean "job-completion"?`,
 		`15: sinks[0].match[1].class[0]: "lpar" matches no class of resources that HMCs are known to have; is logical-partition meant?`,
@@ -153,6 +153,26 @@ heartbeat_interval: 1m
 	got := strings.Split(strings.ReplaceAll(c.Warnings.Error(), c.File+":", ""), "\n")
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// What a shell would have replaced, and blanks that an editor has left, are hardly part of a secret.
+func TestSecretsThatAreHardlyMeant(t *testing.T) {
+	for secret, said := range map[string]string{
+		"$HMC_PASSWORD": "placeholder", "%HMC_PASSWORD%": "placeholder", "${a}": "placeholder", "$(cat a)": "placeholder", "{{ a }}": "placeholder",
+		" secret": padded, "secret ": padded, "\u00a0secret": padded,
+		"se cret": "", "$ecret": "", "a$HMC_PASSWORD": "", "%d": "", "100%": "", "$A1": "", "%Ab12%": "",
+	} {
+		for _, key := range []string{fmt.Sprintf("password: %q", secret), "password_file: pw"} {
+			c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, "+key+"}]\nsinks: [{name: s, log: {output: stderr}}]", "pw", secret+"\n")
+			text := fmt.Sprint(err)
+			if err == nil {
+				text = c.Warnings.Error()
+			}
+			if strings.Contains(text, "hmcs[0].password") != (said != "") || !strings.Contains(text, said) {
+				t.Errorf("%s, %q: %s", key, secret, text)
+			}
+		}
 	}
 }
 

@@ -597,7 +597,7 @@ func (d *decoder) warnInline(path, better string) {
 }
 
 // placeholder is what a shell or a template engine would have put something else for.
-var placeholder = regexp.MustCompile(`^(\$\{.*\}|\$\(.*\)|\{\{.*\}\})$`)
+var placeholder = regexp.MustCompile(`^(\$\{.*\}|\$\(.*\)|\{\{.*\}\}|\$[A-Z][A-Z0-9_]{3,}|%[A-Z][A-Z0-9_]{3,}%)$`)
 
 // secretFile reads a secret from its file. One newline at the end does not belong to it.
 func (d *decoder) secretFile(path string, s *Secret, file *string) {
@@ -611,8 +611,9 @@ func (d *decoder) secretFile(path string, s *Secret, file *string) {
 		d.errorf(path, "%s: %s", shown, msg)
 	default:
 		if placeholder.MatchString(text) {
-			d.warnf(path, "%s holds a placeholder, and nothing is put in its place: "+
-				"write the secret itself into it", shown)
+			d.warnf(path, "%s holds a placeholder, and nothing is put in its place: write the secret into it", shown)
+		} else if text != strings.TrimSpace(text) {
+			d.warnf(path, "%s %s", shown, padded)
 		}
 		*s = NewSecret(text)
 	}
@@ -643,16 +644,19 @@ func (d *decoder) read(path string, file *string, limit int64, secret bool) (tex
 // line checks that a text of the file fits in one line of a request. It does not show the text.
 func (d *decoder) line(path, text string) {
 	d.check(path, checkLine(text))
+	if text != strings.TrimSpace(text) {
+		d.warnf(path, padded)
+	}
 }
 
-const byteOrderMark = "\ufeff"
+const padded = "begins or ends with a blank, which is taken as a part of it: remove it if it is none"
 
 // checkLine returns why a text cannot be in a header; "": it can.
 func checkLine(text string) string {
 	switch {
 	case !utf8.ValidString(text):
 		return "is not UTF-8 text"
-	case strings.HasPrefix(text, byteOrderMark):
+	case strings.HasPrefix(text, "\ufeff"):
 		return "begins with a byte order mark (EF BB BF), which some editors write: save it as UTF-8 without one"
 	case strings.ContainsAny(text, "\r\n"):
 		return "must be a single line"

@@ -122,7 +122,7 @@ const recommendedKeyBytes = 24
 // without that prefix is base64 too, as the reference libraries take it, or, where it is not, used
 // as it stands: some consumers give out plain text.
 func decodeSigningKey(s Secret) ([]byte, error) {
-	if strings.HasPrefix(s.Expose(), "v1,"+signingKeyPrefix) {
+	if strings.HasPrefix(s.Expose(), "v1,") {
 		return nil, fmt.Errorf(`begins with "v1,", which is no part of the secret: it begins with %s`, signingKeyPrefix)
 	}
 	text, prefixed := strings.CutPrefix(s.Expose(), signingKeyPrefix)
@@ -131,9 +131,8 @@ func decodeSigningKey(s Secret) ([]byte, error) {
 	case err != nil && prefixed: // err names a place in the secret
 		return nil, fmt.Errorf("begins with %s, so base64 must follow, and does not", signingKeyPrefix)
 	case err != nil:
-		key = []byte(text)
-	}
-	if len(key) == 0 {
+		return []byte(text), nil
+	case len(key) == 0:
 		return nil, fmt.Errorf("holds nothing behind %s", signingKeyPrefix)
 	}
 	return key, nil

@@ -308,6 +308,11 @@ func TestSigningKeys(t *testing.T) {
 			t.Errorf("%q gave %q", secret, keys)
 		}
 	}
+	for _, secret := range []string{"v1,whsec_a2V5", "v1,a2V5IG9mIGEgY29uc3VtZXIsIHF1aXRlIGxvbmc=", "whsec_", "whsec_!"} {
+		if keys := (&Webhook{Secret: NewSecret(secret)}).SigningKeys(); keys != nil {
+			t.Errorf("%q gave %q", secret, keys)
+		}
+	}
 	if keys := (&Webhook{}).SigningKeys(); keys != nil {
 		t.Errorf("no secret gave %q", keys)
 	}
