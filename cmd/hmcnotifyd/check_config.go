@@ -143,7 +143,9 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 		if r.Gets {
 			verdict = "gets it"
 		}
-		fmt.Fprintf(e.stdout, "sink %s %s: %s\n", r.Sink, verdict, r.Why)
+		if _, err := fmt.Fprintf(e.stdout, "sink %s %s: %s\n", r.Sink, verdict, r.Why); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -3,8 +3,11 @@ package main
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"regexp"
+	"slices"
 	"time"
 
 	"github.com/alecthomas/kingpin/v2"
@@ -79,4 +82,14 @@ func askStatus(ctx context.Context, url string) (s status.Status) {
 		return status.Status{}
 	}
 	return s
+}
+
+// noteTypes says which types of events nobody has heard of. There may be others one day.
+func (e *environment) noteTypes(types []string) {
+	known := event.Types()
+	for _, t := range types {
+		if near := event.Nearest(t, known); near != "" && !slices.Contains(known, t) && regexp.QuoteMeta(t) == t {
+			fmt.Fprintf(e.stderr, "no event of the type %q is known, did you mean %q?\n", t, near)
+		}
+	}
 }

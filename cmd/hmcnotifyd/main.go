@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -48,6 +49,11 @@ func run(args []string, stdout, stderr io.Writer) (status int) {
 		case terminated:
 			if status = p.status; status != exitDone { // help for a command that there is not
 				status = exitUsage
+			}
+		case *fs.PathError: // of the help
+			if !errors.Is(p, syscall.EPIPE) { // else nobody reads it any more
+				printError(stderr, p)
+				status = exitFailed
 			}
 		default:
 			panic(p)

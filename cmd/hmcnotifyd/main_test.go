@@ -283,6 +283,40 @@ func TestRevision(t *testing.T) {
 	}
 }
 
+// Help that cannot be printed is an error, unless nobody reads it any more.
+func TestHelpThatCannotBePrinted(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"help"}, {"tail", "--help"}, {"dead-letters", "--help"}} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Close()
+		var stderr bytes.Buffer
+		if status := run(args, w, &stderr); status != exitDone || stderr.Len() > 0 {
+			t.Errorf("%q, which nobody reads: status %d, %s", args, status, &stderr)
+		}
+		_ = w.Close()
+		if status := run(args, w, &stderr); status != exitFailed || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("%q: status %d, %s", args, status, &stderr)
+		}
+	}
+}
+
+// A type of events that is mistyped is said; one that may come one day, and a pattern, are not.
+func TestMistypedTypes(t *testing.T) {
+	for typ, said := range map[string]string{
+		"stauts-change": `no event of the type "stauts-change" is known, did you mean "status-change"?`, "os_message": `did you mean "os-message"?`,
+		"os-message": "", "new-type-of-tomorrow": "", "os-.*": "", "": "",
+	} {
+		for _, command := range [][]string{{"tail"}, {"replay", "--sink", "s", "--since", "1h"}} {
+			_, _, stderr := call(append(command, "--url=http://127.0.0.1:1", "--type="+typ)...)
+			if !strings.Contains(stderr, said) || strings.Contains(stderr, "did you mean") != (said != "") {
+				t.Errorf("%q, %q: %s", command, typ, stderr)
+			}
+		}
+	}
+}
+
 // check-config --event says which sinks an event goes to, and why.
 func TestCheckConfigEvent(t *testing.T) {
 	dir := t.TempDir()

@@ -75,6 +75,7 @@ func (f *replayFlags) query() url.Values {
 }
 
 func (e *environment) replayStored(ctx context.Context) error {
+	e.noteTypes(e.replay.types)
 	return e.withClient("replay", e.replay.client, func(c *client) error {
 		path := "/api/v1/sinks/" + url.PathEscape(e.replay.sink) + "/replay"
 		resp, err := c.do(ctx, http.MethodPost, path, e.replay.query(), "")

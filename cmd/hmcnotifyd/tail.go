@@ -81,6 +81,7 @@ var errNobodyReads = errors.New("nobody reads the output")
 // follow is the command tail. A first attempt that fails is an error; a stream that is lost later
 // is made again, where it ended, and said on stderr.
 func (e *environment) follow(ctx context.Context) error {
+	e.noteTypes(e.tail.types)
 	return e.withClient("tail", e.tail.client, func(c *client) error {
 		c.terminal = nil // events are printed as soon as it works
 		width := terminal.Width(e.stdout)
