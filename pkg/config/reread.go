@@ -80,28 +80,24 @@ func (d *decoder) sinkAgain(s *Sink) {
 		k := *s.Kafka
 		s.Kafka = &k
 		if k.SASL != nil {
-			sasl := *k.SASL
-			k.SASL = &sasl
-			d.secretAgain("kafka.sasl.password_file", &sasl.Password, &sasl.PasswordFile)
+			k.SASL = new(*k.SASL)
+			d.secretAgain("kafka.sasl.password_file", &k.SASL.Password, &k.SASL.PasswordFile)
 		}
 		k.TLS = d.tlsAgain("kafka.tls", k.TLS)
 	case s.Splunk != nil:
-		p := *s.Splunk
-		s.Splunk = &p
-		d.secretAgain("splunk.token_file", &p.Token, &p.TokenFile)
+		s.Splunk = new(*s.Splunk)
+		d.secretAgain("splunk.token_file", &s.Splunk.Token, &s.Splunk.TokenFile)
 	case s.Syslog != nil:
-		l := *s.Syslog
-		s.Syslog = &l
-		d.syslogTLS("syslog.tls", &l.TLS)
+		s.Syslog = new(*s.Syslog)
+		d.syslogTLS("syslog.tls", &s.Syslog.TLS)
 	}
 }
 
 // tlsAgain returns a copy of t that was read again; nil: there is none.
 func (d *decoder) tlsAgain(path string, t *TLS) *TLS {
-	if t == nil {
-		return nil
+	if t != nil {
+		t = new(*t)
+		d.tls(path, t)
 	}
-	fresh := *t
-	d.tls(path, &fresh)
-	return &fresh
+	return t
 }
