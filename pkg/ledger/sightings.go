@@ -152,8 +152,9 @@ func (s *Sightings) delete(c *sightings) {
 // expire forgets what is too old, and the oldest of what is too much.
 func (s *Sightings) expire(now time.Time) {
 	for s.n > 0 {
-		c := s.chunks[0]
-		if n := len(c.list); now.Sub(c.list[n-1].at) <= s.keep && s.n < maxSightings {
+		// What one HMC has reported waits longer to be recorded than what another one has.
+		last := slices.MaxFunc(s.chunks[0].list, func(a, b *sighting) int { return a.at.Compare(b.at) })
+		if now.Sub(last.at) <= s.keep && s.n < maxSightings {
 			return
 		}
 		s.dropOldest()

@@ -19,6 +19,8 @@ const (
 	unitPrefix = "unit/" // group, NUL, URI: a CPC or a partition
 	// arriveWithin is how much later than one HMC another one may report the same.
 	arriveWithin = 5 * time.Second
+	// recordedWithin is how much later than the one report the other one may be recorded.
+	recordedWithin = 2 * time.Minute
 	// replayWithin is how long ago another HMC may have reported what this one replays or lists
 	// after an outage.
 	replayWithin = 24 * time.Hour
@@ -53,7 +55,7 @@ func NewGroup(name string, q *queue.Queue, log *zap.Logger) *Group {
 	g := &Group{
 		Name: name, Estate: estate.New(), queue: q, log: log,
 		groupState: groupState{
-			members: make(map[string]*Recorder), changes: ledger.NewSightings(name, "changes", arriveWithin),
+			members: make(map[string]*Recorder), changes: ledger.NewSightings(name, "changes", recordedWithin),
 			messages: ledger.NewSightings(name, "messages", replayWithin),
 		},
 	}
@@ -76,13 +78,11 @@ func (g *Group) load() {
 	}
 }
 
-// Configured says how many HMCs the group has by the configuration. That one of them does not run,
-// for a moment of a reload, is no reason to forget what it, or another one, has reported. It never
-// waits: the next transaction goes by it.
+// Configured says how many HMCs the group has by the configuration: also one that does not run, for
+// a moment of a reload, may report. It never waits: the next transaction goes by it.
 func (g *Group) Configured(members int) { g.configured.Store(int32(members)) }
 
-// sawAll reports whether another HMC of the group was watched for the whole of a time, and reported
-// all that happened to the kinds of topics.
+// sawAll reports whether another HMC of the group was watched all the time, and lacked no topic.
 func (t *tx) sawAll(from, to time.Time, kind string) bool {
 	for _, o := range t.g.members {
 		follows := slices.Contains(o.cfg.Topics, kind)

@@ -138,6 +138,39 @@ func TestLinkComesUpBetweenTwoReports(t *testing.T) {
 	}
 }
 
+// What one HMC has reported at the same time as another one, but waited to be recorded meanwhile, is not new, whatever the other
+// one has reported since.
+func TestReportThatWaited(t *testing.T) {
+	h := newHouse(t, 2)
+	began := time.Now()
+	a, _ := h.open("a")
+	b, _ := h.open("b")
+	connect(a)
+	connect(b)
+	report := func(r *Recorder, name string, after time.Duration) {
+		var n translate.Notification
+		n.Parse(&receiver.Notification{
+			Topic: "u.object", Received: began.Add(after), Headers: partitionHeaders(event.TypePropertyChange),
+			Body: fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":"","new-value":%q}]}`, name),
+		}, true)
+		r.Notification(t.Context(), &n)
+		r.Flush(t.Context())
+	}
+	report(a, "one", 100*time.Millisecond)
+	report(a, "two", 10*time.Second)
+	report(b, "one", 200*time.Millisecond)
+	report(b, "two", 11*time.Second)
+	n := 0
+	for _, e := range h.events() {
+		if e.Type == event.TypePropertyChange {
+			n++
+		}
+	}
+	if n != 2 {
+		t.Errorf("%d events, not 2", n)
+	}
+}
+
 // HMCs of different versions write the same message differently: a number in a string, none for -1. It waits for its answer all
 // the same, whichever of them is asked.
 func TestMessageThatIsWrittenDifferently(t *testing.T) {
