@@ -313,9 +313,43 @@ func TestFunctionsAreDocumented(t *testing.T) {
 			t.Errorf("docs/sinks.md does not show the function %s", name)
 		}
 	}
-	for field := range reflect.TypeFor[Event]().Fields() {
-		if field.IsExported() && !strings.Contains(string(doc), "`."+field.Name+"`") {
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[Event]()) {
+		if field.IsExported() && !field.Anonymous && !strings.Contains(string(doc), "`."+field.Name+"`") {
 			t.Errorf("docs/sinks.md does not show the field %s", field.Name)
+		}
+	}
+}
+
+// Of several reports the last one says how things stand, also of a property that is a status by another name.
+func TestStatusOfAnEvent(t *testing.T) {
+	tmpl, err := New(`{{.OldStatus}}/{{.NewStatus}}/{{.StatusProperty}}/{{print .Unacceptable}}`, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	yes, no := true, false
+	for _, test := range []struct {
+		typ, class, reports string
+		unacceptable        *bool
+		want                string
+	}{
+		{event.TypeStatusChange, "partition", `{"old-status":"active","new-status":"stopping"},{"old-status":"stopping","new-status":"stopped"}`, &yes, "active/stopped//true"},
+		{event.TypeStatusChange, "partition", `{"old-status":"active","new-status":"stopped"},{"has-unacceptable-status":false}`, &no, "active/stopped//false"},
+		{event.TypeStatusChange, "partition", `{"has-unacceptable-status":false}`, &no, "///false"},
+		{event.TypeStatusChange, "partition", "", nil, "///<nil>"},
+		{
+			event.TypePropertyChange, "storage-group", `{"property-name":"name","old-value":"a","new-value":"b"},` +
+				`{"property-name":"fulfillment-state","old-value":"complete","new-value":"pending"},` +
+				`{"property-name":"fulfillment-state","old-value":"pending","new-value":"incomplete"}`, nil, "complete/incomplete/fulfillment-state/<nil>",
+		},
+		{event.TypePropertyChange, "partition", `{"property-name":"fulfillment-state","new-value":"incomplete"}`, nil, "///<nil>"},
+		{event.TypeJobCompletion, "partition", `{"old-status":"a","new-status":"b"}`, nil, "///<nil>"},
+	} {
+		got, err := tmpl.Execute([]event.Record{event.NewRecord(&event.Event{
+			Type: test.typ, Resource: &event.Resource{Class: test.class}, Unacceptable: test.unacceptable,
+			Body: []byte(`{"change-reports":[` + test.reports + `]}`),
+		})})
+		if err != nil || string(got) != test.want {
+			t.Errorf("%s: %s, %v, want %s", test.reports, got, err, test.want)
 		}
 	}
 }
