@@ -68,6 +68,9 @@ func (p *pacer) await() {
 func (p *pacer) collected(now time.Time) {
 	metrics.Read(p.samples[:])
 	made, live := p.samples[0].Value.Uint64(), p.samples[1].Value.Uint64()
+	if p.made == 0 {
+		p.made = made // what a start has made says nothing of what comes
+	}
 	room := garbage(made-p.made, live, now.Sub(p.at))
 	p.made, p.at = made, now
 	// What the runtime takes the percentage of.
