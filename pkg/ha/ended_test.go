@@ -36,15 +36,7 @@ func TestConnectionEndedForGood(t *testing.T) {
 	if err := s.ReloadOptions(lower); err != nil {
 		t.Fatal(err)
 	}
-	p := sim.Partitions()[0]
-	sim.Publish(hmcsim.TopicObject, []hmcsim.Header{
-		{Name: "notification-type", Value: "property-change"},
-		{Name: "class", Value: p.Class},
-		{Name: "name", Value: p.Name},
-		{Name: "object-id", Value: p.ID},
-		{Name: "object-uri", Value: p.URI},
-		{Name: "property-names", Value: " description "},
-	}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, strings.Repeat("x", 700<<10)))
+	describe(sim, 0, strings.Repeat("x", 700<<10))
 	const said = "the connection to the NATS cluster was ended, and is made anew"
 	eventually(t, "it is said", func() bool { return strings.Contains(n.logs.String(), said) })
 	eventually(t, "it leads again", n.leads)

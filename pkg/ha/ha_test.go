@@ -128,9 +128,15 @@ func markOf(e *event.Event) string {
 }
 
 func publish(sim *hmcsim.HMC, i int) (mark string) {
+	mark = "mark " + strconv.Itoa(i)
+	describe(sim, i, mark)
+	return mark
+}
+
+// describe tells of a new description of a partition.
+func describe(sim *hmcsim.HMC, i int, text string) {
 	parts := sim.Partitions()
 	p := parts[i%len(parts)]
-	mark = "mark " + strconv.Itoa(i)
 	sim.Publish(hmcsim.TopicObject, []hmcsim.Header{
 		{Name: "notification-type", Value: "property-change"},
 		{Name: "class", Value: p.Class},
@@ -138,8 +144,7 @@ func publish(sim *hmcsim.HMC, i int) (mark string) {
 		{Name: "object-id", Value: p.ID},
 		{Name: "object-uri", Value: p.URI},
 		{Name: "property-names", Value: " description "},
-	}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, mark))
-	return mark
+	}, fmt.Appendf(nil, `{"change-reports":[{"property-name":"description","old-value":null,"new-value":%q}]}`, text))
 }
 
 // node is a Node that runs.
