@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,11 +23,8 @@ func TestConnectionEndedForGood(t *testing.T) {
 	c := newConsumer()
 	var options *server.Options
 	s, url := natscluster.SingleServer(t, func(o *server.Options) { options = o })
-	sim := hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 4})
-	hook := httptest.NewServer(c)
-	t.Cleanup(hook.Close)
-	n := start(t, fmt.Sprintf("hmcs:\n%s\nsinks:\n%s\nstorage: {jetstream: {urls: [%q], name: x, replicas: 1}}\nha: {lease_ttl: 5s}\n",
-		hmctest.Entry(t, sim, ""), fmt.Sprintf(slowAndFast, hook.URL), url))
+	sim, text := pairOn(t, url, c, slowAndFast)
+	n := start(t, text)
 	eventually(t, "it leads", n.leads)
 
 	lower := options.Clone()

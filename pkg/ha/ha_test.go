@@ -203,7 +203,12 @@ func (n *node) standsBy() bool {
 // pair is a simulated HMC and a configuration for two daemons.
 func pair(t *testing.T, c *consumer, sinks string) (sim *hmcsim.HMC, text string) {
 	t.Helper()
-	url := natscluster.Single(t)
+	return pairOn(t, natscluster.Single(t), c, sinks)
+}
+
+// pairOn is pair with a server that there is.
+func pairOn(t *testing.T, url string, c *consumer, sinks string) (sim *hmcsim.HMC, text string) {
+	t.Helper()
 	sim = hmctest.Start(t, hmcsim.Options{Name: "east", CPCs: 1, Partitions: 4})
 	server := httptest.NewServer(c)
 	t.Cleanup(server.Close)

@@ -179,15 +179,15 @@ func (h *HMCStatus) FindTroubles(now time.Time) []Trouble {
 // notFollowed says whose OS messages are not followed: once where it is for the same reason, as of
 // hundreds of partitions.
 func notFollowed(problems []Problem) (out []Trouble) {
-	const prefix, most = "OS messages of ", 3
+	const most = 3
 	var texts []string
 	of := make(map[string][]string) // by what is said of the partitions
 	for _, p := range problems {
 		if p.Kind != ProblemOSMessages {
 			continue
 		}
-		name, cause, ok := strings.Cut(strings.TrimPrefix(p.Text, prefix), ": ")
-		if !ok || !strings.HasPrefix(p.Text, prefix) {
+		name, cause, ok := strings.Cut(strings.TrimPrefix(p.Text, OSMessagesOf), ": ")
+		if !ok || !strings.HasPrefix(p.Text, OSMessagesOf) {
 			out = append(out, warning(sentence(p.Text), p.Kind.Advice()))
 			continue
 		}
@@ -201,7 +201,7 @@ func notFollowed(problems []Problem) (out []Trouble) {
 		if cause == NotOpenYet {
 			advice = notOpenAdvice
 		}
-		text := prefix + strings.Join(names[:min(most, len(names))], ", ")
+		text := OSMessagesOf + strings.Join(names[:min(most, len(names))], ", ")
 		if len(names) > most {
 			text += " and " + number(int64(len(names)-most), "more partition", "more partitions")
 		}

@@ -55,6 +55,10 @@ func (k ProblemKind) ofLink() bool {
 	return true
 }
 
+// OSMessagesOf begins the text of a ProblemOSMessages of a partition, before its name, a colon and
+// what is wrong.
+const OSMessagesOf = "OS messages of "
+
 // NotOpenYet is said of a partition whose OS messages are going to be followed.
 const NotOpenYet = "the channel is not open yet"
 

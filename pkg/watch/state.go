@@ -220,7 +220,7 @@ func (s *state) problems() iter.Seq[status.Problem] {
 		}
 		for _, c := range s.channels {
 			if c.problem != "" && !c.usual &&
-				!found(status.ProblemOSMessages, "OS messages of "+c.partition+": "+c.problem) {
+				!found(status.ProblemOSMessages, status.OSMessagesOf+c.partition+": "+c.problem) {
 				return
 			}
 		}
