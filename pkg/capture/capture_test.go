@@ -116,7 +116,7 @@ func recorded() *Recorder {
 	exchange("get-properties", "GET", "/api/cpcs/e12121da-c503", "name=QUOKKA&properties=name,status", "", 400,
 		`{"http-status":400,"reason":6,"message":"what is s3cr&lt;t&quot;\\pw? by credent1al0002 of session sess1onsecret0001"}`)
 	exchange("list-cpcs", "GET", "/api/cpcs", "", "", 200,
-		`{"cpcs":[{"name":"QUOKKA","status":"operating","object-uri":"/api/cpcs/e12121da-c503","GOLDFISH9":{"WOMBAT":17734}}],"secrets":{"WOMBAT":1},
+		`{"cpcs":[{"name":"QUOKKA","status":"operating","object-uri":"/api/cpcs/e12121da-c503","GOLDFISH9":{"WOMBAT":88771520}}],"secrets":{"WOMBAT":1},
 		 "event-data-items":[{"data-item-number":3,"data-item-type":"long","data-item-value":88771521}],"machine-serial":88771522}`)
 	r.Frame(receiver.Traffic{
 		Command: Message, At: time.Now(), Headers: receiver.Headers{
@@ -154,7 +154,7 @@ func written(t *testing.T, r *Recorder, o WriteOptions) (file []byte, text strin
 
 func TestNamesAndSecretsAreOut(t *testing.T) {
 	secrets := []string{password, "sess1onsecret0001", "credent1al0002", "sharedkey0003"}
-	names := []string{"QUOKKA", "GOLDFISH9", "WOMBAT", "zebra", "e12121da", "17734", "88771521", "88771522"}
+	names := []string{"QUOKKA", "GOLDFISH9", "WOMBAT", "zebra", "e12121da", "88771520", "88771521", "88771522"}
 	for _, plain := range []bool{false, true} {
 		_, text := written(t, recorded(), WriteOptions{Names: plain, Secrets: []string{password}, Program: "test"})
 		for _, s := range secrets {
