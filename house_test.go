@@ -108,13 +108,13 @@ var variableMessages = map[string]string{
 	"pkg/bridge/orphans.go: " + `"events wait for a sink that is not configured any more; "+` + "\n\t\t\t" +
 		`"they are kept, and what comes in is kept with them, "+` + "\n\t\t\t" +
 		`"until a sink of that name comes back or until hmcnotifyd dead-letters purge --waiting --sink="+name`: "a command to copy: the sink is one that was configured",
-	`pkg/deliver/age.go: what+", but could not be put aside; they stay in the queue"`:  "what is a constant of the caller",
-	`pkg/deliver/age.go: what+" and put aside as dead letters"`:                        "as above",
-	"pkg/queue/append.go: failing":                                                     "a constant of the caller",
-	"pkg/queue/append.go: works":                                                       "as above",
-	"pkg/record/tx.go: text":                                                           "one of two constants",
-	"pkg/watch/supervisor.go: text":                                                    "a constant of the caller",
-	`pkg/watch/hardware.go: "hardware messages could not be listed"+HardwareHint(err)`: "one of two hints",
+	`pkg/deliver/age.go: what+", but could not be put aside; they stay in the queue"`:        "what is a constant of the caller",
+	`pkg/deliver/age.go: what+" and put aside as dead letters"`:                              "as above",
+	"pkg/queue/append.go: failing":                                                           "a constant of the caller",
+	"pkg/queue/append.go: works":                                                             "as above",
+	"pkg/record/tx.go: text":                                                                 "one of two constants",
+	"pkg/watch/supervisor.go: text":                                                          "a constant of the caller",
+	`pkg/watch/hardware.go: "hardware messages could not be listed"+logon.HardwareHint(err)`: "one of two hints",
 }
 
 // TestLinesOfLogAreThrottled holds the rule by which nobody outside fills the log: every line goes

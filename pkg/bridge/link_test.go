@@ -1,12 +1,14 @@
 package bridge
 
 import (
+	"bytes"
 	"fmt"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmcsim"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/status"
 	"github.com/hmcnotifyd/hmcnotifyd/tests/hmctest"
@@ -115,14 +117,15 @@ func TestPartitionsComeAndGo(t *testing.T) {
 	})
 }
 
-// What was received when the link is closed from this side is stored, delivered and counted all the same.
+// What the HMC sends until the link has ended is stored, delivered and counted all the same, also where it is more than there is
+// room for.
 func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	t.Parallel()
 	sim := hmctest.Start(t, hmcsim.Options{Partitions: -1})
-	d := startDaemon(t, hmcYAML(t, "a", sim))
+	d := &daemon{t: t, dir: t.TempDir(), consumer: newConsumer(t), timing: testTiming(), buffers: 64 << 10}
+	d.start(d.config(hmcYAML(t, "a", sim)))
 	d.connected("a")
-	s := d.bridge.now().supervisors[0].it
-	rcv := s.Link()
+	rcv := d.bridge.now().supervisors[0].it.Link()
 	for i := range soak.Count(t, "BUFFERED", 3_000, 20_000) {
 		publish(sim, "P", fmt.Sprint(i))
 	}
@@ -130,8 +133,18 @@ func TestNothingReceivedVanishesAtTheEnd(t *testing.T) {
 	if n := rcv.Buffered(); n != 0 {
 		t.Errorf("%d notifications were left in the receiver", n)
 	}
-	if got, stored := int(d.hmc("a").Notifications["property-change"]), len(d.fileEvents()); got != stored {
-		t.Errorf("%d notifications were counted, %d are stored", got, stored)
+	stored := 0
+	for _, e := range d.fileEvents() {
+		if e.Type != event.TypePropertyChange {
+			continue
+		}
+		if want := fmt.Appendf(nil, `"new-value":"%d"`, stored); !bytes.Contains(e.Body, want) {
+			t.Fatalf("%s is stored where %s is missing", e.Body, want)
+		}
+		stored++
+	}
+	if h := d.hmc("a"); int(h.Notifications["property-change"]) != stored || h.Missed != 0 {
+		t.Errorf("%d notifications are stored, %d were counted, and %d missed", stored, h.Notifications["property-change"], h.Missed)
 	}
 }
 

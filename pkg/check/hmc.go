@@ -360,7 +360,7 @@ func (c *hmcCheck) hardwareMessages(ctx context.Context) {
 	c.step("listing hardware messages")
 	messages, _, err := c.session.API.ListHardwareMessages(ctx, record.ConsoleURI, time.Time{})
 	if err != nil {
-		c.problem("hardware messages could not be listed%s: %v", watch.HardwareHint(err), err)
+		c.problem("hardware messages could not be listed%s: %v", logon.HardwareHint(err), err)
 		return
 	}
 	c.info("hardware messages of the console (%d now) and of the CPCs are followed", len(messages))

@@ -3,6 +3,7 @@ package logon
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -85,4 +86,12 @@ func Explain(cfg *config.HMC, err error) string {
 func IsStatus(err error, status int) bool {
 	answer, ok := errors.AsType[*hmc.HTTPError](err)
 	return ok && answer.Status == status
+}
+
+// HardwareHint says what may be missing where a list of hardware messages was refused.
+func HardwareHint(err error) string {
+	if IsStatus(err, http.StatusForbidden) || IsStatus(err, http.StatusNotFound) {
+		return ` (it takes the task "Hardware Messages", for which view-only is enough, and object access)`
+	}
+	return ""
 }

@@ -26,11 +26,11 @@
 //   - A topic that was once given or subscribed to is wanted until it is unsubscribed or the HMC
 //     refuses it. Every connection subscribes to everything that is wanted. When Connect or
 //     Subscribe return nil on a live link, the HMC has confirmed.
-//   - What was received is yielded once and in order, also when a loop is left and begun again, and
-//     before the loss of the link it came over. Only a hand-over buffer that stays full loses
-//     notifications, and each of those is reported (Options.OnMissed). What the HMC publishes while
-//     there is no link it does not keep; the headers session-sequence-nr and global-sequence-nr
-//     show gaps.
+//   - What was received is yielded once and in order, also when a loop is left and begun again,
+//     after Close, and before the loss of the link it came over. Only a hand-over buffer that stays
+//     full loses notifications, and each of those is reported (Options.OnMissed). What the HMC
+//     publishes while there is no link it does not keep; the headers session-sequence-nr and
+//     global-sequence-nr show gaps.
 //   - The link is looked after whatever the consumer does: heart-beats go out at half the agreed
 //     cycle, and a peer that is silent for longer than agreed, or takes no bytes, is given up. A
 //     server that agrees to no heart-beats may be silent; TCP keep-alive notices when it is dead.

@@ -339,13 +339,13 @@ func (l *link) queue(it item) {
 }
 
 // flush moves the parsed items to the hand-over buffer. If that is full it waits, and what then
-// still has no room is lost.
+// still has no room is lost; nothing is while the Receiver is being closed.
 func (l *link) flush() {
 	if len(l.items) == 0 {
 		return
 	}
 	for rest := l.items; len(rest) > 0; {
-		n := l.r.buffer.push(rest, false)
+		n := l.r.buffer.push(rest, l.over())
 		if n > 0 {
 			l.fullSince = time.Time{}
 			rest = rest[n:]
@@ -362,10 +362,20 @@ func (l *link) flush() {
 	l.items, l.itemBytes = l.items[:0], 0
 }
 
+// over says that the link has ended and the Receiver is being closed: no more comes than is parsed.
+func (l *link) over() bool {
+	select {
+	case <-l.done:
+		return l.r.closing.Err() != nil
+	default:
+		return false
+	}
+}
+
 // charge takes room for more of a body that is being read.
 func (l *link) charge(n int) bool {
 	for !l.r.buffer.take(n) {
-		if l.flush(); !l.hold(nil) {
+		if l.flush(); l.over() || !l.hold(nil) {
 			return false
 		}
 	}
@@ -377,10 +387,18 @@ func (l *link) charge(n int) bool {
 // is read, so that TCP holds the sender. Each time the buffer becomes full it waits once, for
 // HandoverWait; after that the reader keeps up with the HMC until there is room again, because an
 // HMC that is held up for ever has to keep the notifications itself. It does so out of the Budget
-// first, and waits once more when that is used up.
+// first, and waits once more when that is used up. Close ends the link soon: it waits until then.
 //
 // Before it waits it checks what is waiting: the consumer, which cannot keep up, need not.
 func (l *link) hold(waiting []item) bool {
+	if l.r.closing.Err() != nil {
+		select {
+		case <-l.r.buffer.room:
+		case <-l.r.buffer.common:
+		case <-l.done:
+		}
+		return true
+	}
 	if l.fullSince.IsZero() {
 		l.fullSince = time.Now()
 	}
@@ -399,8 +417,8 @@ func (l *link) hold(waiting []item) bool {
 	case <-time.After(left):
 		return l.r.buffer.overflow()
 	case <-l.r.closing.Done():
+		return true
 	}
-	return false
 }
 
 // miss gives up an item for want of room.

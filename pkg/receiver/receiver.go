@@ -695,14 +695,23 @@ func (r *Receiver) SubscriptionID(topic string) (string, error) {
 // comes last. What was received before a loss is yielded before its error, and nothing that was
 // received is lost by leaving the loop: ranging again goes on where it stopped, and connects again.
 //
-// When Close is called the iteration ends without an error, after what was received before.
+// When Close is called the iteration ends without an error, after what was received until the link
+// has ended.
 // Of several iterators that are used at a time each yields a part of the notifications.
 func (r *Receiver) Notifications(ctx context.Context) iter.Seq2[Notification, error] {
 	return func(yield func(Notification, error) bool) {
 		if r.closing.Err() != nil {
-			<-r.closed
-			if r.drain(ctx, yield) {
-				yield(Notification{}, ErrClosed)
+			for ended := false; r.drain(ctx, yield); {
+				if ended {
+					yield(Notification{}, ErrClosed)
+					return
+				}
+				select {
+				case <-r.buffer.ready:
+				case <-ctx.Done():
+				case <-r.closed:
+					ended = true
+				}
 			}
 			return
 		}
@@ -797,20 +806,29 @@ const closeTimeout = time.Second
 // the HMC did not confirm the DISCONNECT in time; the Receiver is closed nevertheless. Calling it
 // again waits for the first call and returns the same.
 func (r *Receiver) Close() error {
+	r.BeginClose()
+	<-r.closed
+	return r.closeErr
+}
+
+// BeginClose is Close that does not wait, for who goes on with what is still coming: an iteration
+// yields all that came before the HMC confirmed the DISCONNECT. Where nobody makes room in a full
+// hand-over buffer, that is not read before Close gives it up.
+func (r *Receiver) BeginClose() {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.closing.Err() != nil {
-		r.mu.Unlock()
-		<-r.closed
-		return r.closeErr
+		return
 	}
 	r.beginClose()
-	l := r.link
 	var receipt *request
 	if r.live() != nil {
-		receipt = l.disconnect()
+		receipt = r.link.disconnect()
 	}
-	r.mu.Unlock()
+	go r.finishClose(r.link, receipt)
+}
 
+func (r *Receiver) finishClose(l *link, receipt *request) {
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
 	if receipt != nil {
@@ -834,7 +852,6 @@ func (r *Receiver) Close() error {
 	case <-timer.C:
 	}
 	close(r.closed)
-	return r.closeErr
 }
 
 // LastFrame returns when the last byte came from the HMC, be it of a notification or a heart-beat;

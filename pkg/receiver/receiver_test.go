@@ -1061,6 +1061,77 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// Nothing is lost that came before the HMC confirmed the DISCONNECT, where somebody goes on with it; and where nobody does, and so
+// the link is held up until it is given up, there is no hole in what is yielded.
+func TestCloseLosesNothing(t *testing.T) {
+	t.Parallel()
+	const first, most = 300, 2000
+	for name, test := range map[string]struct {
+		close  func(r *Receiver)
+		leave  bool // the loop
+		heldUp bool
+	}{
+		"from elsewhere":        {close: func(r *Receiver) { go func() { _ = r.Close() }() }},
+		"and read on":           {close: (*Receiver).BeginClose},
+		"in another iteration":  {close: (*Receiver).BeginClose, leave: true},
+		"within the loop":       {close: func(r *Receiver) { _ = r.Close() }, heldUp: true},
+		"and read what is left": {close: func(r *Receiver) { _ = r.Close() }, leave: true, heldUp: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := startPeer(t, "", func(_ int, c *peerConn) {
+				c.serve(connected11, func(c *peerConn, sub *stomp.Frame) {
+					asked := make(chan *stomp.Frame)
+					go func() {
+						f := c.read()
+						for f != nil && f.Command != stomp.DISCONNECT {
+							f = c.read()
+						}
+						asked <- f
+					}()
+					for n := range most {
+						_ = c.send("%s", message(sub.Header.Get("id"), "u.1", fmt.Sprint(n)))
+					}
+					if f := <-asked; f != nil {
+						c.confirm(f)
+					}
+				})
+			})
+			o := p.options("u.1")
+			o.Limits.Handover, o.Limits.HandoverWait = 10000, time.Hour
+			o.OnMissed = func(string) { t.Error("missed a notification") }
+			r, err := New(o)
+			must(t, err)
+			got := 0
+			iterate := func() {
+				for n, err := range r.Notifications(t.Context()) {
+					if errors.Is(err, ErrClosed) {
+						return
+					}
+					must(t, err)
+					if string(n.Body) != fmt.Sprint(got) {
+						t.Fatalf("got %s, want %d", n.Body, got)
+					}
+					if got++; got == first {
+						if test.close(r); test.leave {
+							return
+						}
+					}
+				}
+			}
+			if iterate(); test.leave {
+				iterate()
+			}
+			if err := r.Close(); err != nil && !test.heldUp {
+				t.Error(err)
+			}
+			if got != most && !test.heldUp || got <= first {
+				t.Errorf("got %d of %d", got, most)
+			}
+		})
+	}
+}
+
 // TestNoHang has the HMC close at every moment around the logon and the subscription, a thousand times, and checks that nothing
 // hangs, and that no goroutine and no descriptor is left.
 func TestNoHang(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -218,7 +217,7 @@ func (w *hardwareWatch) list(ctx context.Context, p *watchedParent) {
 		p.failed(&w.k.intervals)
 		if problem := err.Error(); problem != p.problem {
 			p.problem = problem
-			w.k.log.Warn("hardware messages could not be listed"+HardwareHint(err),
+			w.k.log.Warn("hardware messages could not be listed"+logon.HardwareHint(err),
 				zap.String("of", p.of.Label()), zap.Error(err), zap.Duration("next_attempt_in", p.wait))
 		}
 		return
@@ -254,14 +253,6 @@ func (w *hardwareWatch) communicates(ctx context.Context, p *watchedParent) bool
 	return !w.k.over(ctx, err) && slices.ContainsFunc(list, func(c hmc.CPC) bool {
 		return c.ObjectURI == p.of.URI && c.Status != "not-communicating"
 	})
-}
-
-// HardwareHint says what may be missing where a list was refused.
-func HardwareHint(err error) string {
-	if logon.IsStatus(err, http.StatusForbidden) || logon.IsStatus(err, http.StatusNotFound) {
-		return ` (it takes the task "Hardware Messages", for which view-only is enough, and object access)`
-	}
-	return ""
 }
 
 // askDetails asks for the properties of the newest messages, no more than the share of the budget

@@ -35,7 +35,7 @@ func (s *Supervisor) Listen(ctx context.Context) { s.rounds(ctx) }
 // Leave ends what Listen has begun, where Run does not come.
 func (s *Supervisor) Leave(ctx context.Context) {
 	s.listen.take()
-	s.closeLink("", "")
+	s.leaveLink("", "")()
 	s.session.Close(ctx)
 }
 
@@ -60,7 +60,7 @@ func (s *Supervisor) hear(ctx context.Context, link *receiver.Receiver, o *logon
 			return
 		}
 		s.listen.heard.Lost()
-		s.closeLink(s.explain(err))
+		s.leaveLink(s.explain(err))()
 	}()
 	for n, err := range link.Notifications(linkCtx) {
 		s.beat.Turn()

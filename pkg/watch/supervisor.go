@@ -191,7 +191,7 @@ func (s *Supervisor) Run(ctx context.Context, seen *ledger.SeenWindow) {
 	recorder.Go(func() { s.Rec.Run(recording) })
 	defer func() {
 		board.update(func(now *state) { now.enter(status.StateDisconnected) })
-		s.closeLink("", "")
+		s.leaveLink("", "")()
 		if s.session.Close(ctx) {
 			s.Rec.SessionEnded()
 		}
@@ -225,7 +225,7 @@ func (s *Supervisor) safeRound(ctx context.Context) (upSince time.Time, err erro
 	defer func() {
 		if p := recover(); p != nil {
 			err = s.panicked(p, "panic; the receiver is started again")
-			s.closeLink(err.Error(), receiver.ReasonOther)
+			s.leaveLink(err.Error(), receiver.ReasonOther)()
 			s.recordLoss(ctx, err, true)
 		}
 	}()
@@ -328,12 +328,13 @@ func (s *Supervisor) watch(ctx context.Context, link *receiver.Receiver, o *logo
 		cancel(nil)
 		keeping.Wait()
 		s.source.keeper.Store(nil)
-		if err == nil || ctx.Err() != nil {
-			s.closeLink("", "")
-		} else {
-			s.closeLink(s.explain(err))
+		problem, reason := "", ""
+		if err != nil && ctx.Err() == nil {
+			problem, reason = s.explain(err)
 		}
+		closed := s.leaveLink(problem, reason)
 		unread = s.recordRest(ctx, link)
+		closed()
 	}()
 	s.linkUp(ctx, k, o)
 	keeping.Go(func() { k.run(linkCtx) })
@@ -389,13 +390,18 @@ func (s *Supervisor) announce(link *receiver.Receiver, o *logon.Offer) {
 	s.log.Info("connected to the HMC", fields...)
 }
 
-// closeLink publishes that the link has ended, and ends it, if there is one. problem and reason say
-// why, if that is a fault.
-func (s *Supervisor) closeLink(problem, reason string) {
-	if link := s.source.now().link; link != nil {
-		s.source.update(func(now *state) { now.down(problem, reason) })
-		began := time.Now()
-		s.confirmed = time.Time{}
+// leaveLink publishes that the link has ended, and begins to end it, if there is one. problem and
+// reason say why, if that is a fault. What it returns waits for the end.
+func (s *Supervisor) leaveLink(problem, reason string) (closed func()) {
+	link := s.source.now().link
+	if link == nil {
+		return func() {}
+	}
+	s.source.update(func(now *state) { now.down(problem, reason) })
+	began := time.Now()
+	s.confirmed = time.Time{}
+	link.BeginClose()
+	return func() {
 		if logon.CloseLink(link, s.log) && link.LastFrame().After(began) {
 			s.confirmed = began
 		}
@@ -415,12 +421,13 @@ func (s *Supervisor) recordLoss(ctx context.Context, err error, unread bool) {
 	s.disconnected(context.WithoutCancel(ctx), d, frame, unread)
 }
 
-// recordRest handles what was received and not yet handed on when the link was closed from this
-// side. It reports whether something is left that it could not hand on.
+// recordRest handles what was received and not yet handed on when the link was left from this side,
+// and what comes until it has ended. It reports whether it could not hand all of it on.
 func (s *Supervisor) recordRest(ctx context.Context, link *receiver.Receiver) (unread bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
 	defer s.Rec.Flush(ctx)
+	link.BeginClose() // or it would be connected anew
 	for n, err := range link.Notifications(ctx) {
 		if !s.record(ctx, &n, err) && errors.Is(err, receiver.ErrClosed) {
 			return false
