@@ -186,22 +186,21 @@ func notFollowed(problems []Problem) (out []Trouble) {
 		if p.Kind != ProblemOSMessages {
 			continue
 		}
-		name, cause, ok := strings.Cut(strings.TrimPrefix(p.Text, OSMessagesOf), ": ")
-		if !ok || !strings.HasPrefix(p.Text, OSMessagesOf) {
+		if p.partition == "" {
 			out = append(out, warning(sentence(p.Text), p.Kind.Advice()))
 			continue
 		}
-		if of[cause] == nil {
-			texts = append(texts, cause)
+		if of[p.cause] == nil {
+			texts = append(texts, p.cause)
 		}
-		of[cause] = append(of[cause], name)
+		of[p.cause] = append(of[p.cause], p.partition)
 	}
 	for _, cause := range texts {
 		names, advice := of[cause], ProblemOSMessages.Advice()
 		if cause == NotOpenYet {
 			advice = notOpenAdvice
 		}
-		text := OSMessagesOf + strings.Join(names[:min(most, len(names))], ", ")
+		text := osMessagesOf + strings.Join(names[:min(most, len(names))], ", ")
 		if len(names) > most {
 			text += " and " + number(int64(len(names)-most), "more partition", "more partitions")
 		}

@@ -6,6 +6,17 @@ import "github.com/hmcnotifyd/hmcnotifyd/pkg/receiver"
 type Problem struct {
 	Kind ProblemKind
 	Text string
+
+	// of one partition, and what is wrong with it; "": of none
+	partition, cause string
+}
+
+// osMessagesOf begins what is said of a partition's OS messages.
+const osMessagesOf = "OS messages of "
+
+// NotFollowed is the problem of a partition whose OS messages are not followed.
+func NotFollowed(partition, cause string) Problem {
+	return Problem{ProblemOSMessages, osMessagesOf + partition + ": " + cause, partition, cause}
 }
 
 // MarshalText returns the text.
@@ -54,10 +65,6 @@ func (k ProblemKind) ofLink() bool {
 	}
 	return true
 }
-
-// OSMessagesOf begins the text of a ProblemOSMessages of a partition, before its name, a colon and
-// what is wrong.
-const OSMessagesOf = "OS messages of "
 
 // NotOpenYet is said of a partition whose OS messages are going to be followed.
 const NotOpenYet = "the channel is not open yet"

@@ -16,7 +16,7 @@ func TestAdviceForEachReason(t *testing.T) {
 	t.Parallel()
 	seen := map[string]string{}
 	for _, reason := range FailureReasons {
-		h := HMCStatus{State: StateDisconnected, Problems: []Problem{{ProblemKind(reason), "the link is disconnected: x"}}}
+		h := HMCStatus{State: StateDisconnected, Problems: []Problem{{Kind: ProblemKind(reason), Text: "the link is disconnected: x"}}}
 		got := h.FindTroubles(time.Now())
 		if len(got) != 1 || got[0].Severity != event.SeverityCritical || got[0].What != "The link is disconnected: x." || !strings.HasSuffix(got[0].Do, "by itself.") {
 			t.Errorf("%s: %+v", reason, got)
@@ -35,10 +35,10 @@ func TestManyPartitionsThatAreNotFollowed(t *testing.T) {
 	t.Parallel()
 	var problems []Problem
 	for _, name := range []string{"A on M90", "B on M90", "C on M90", "D on M90", "E on M90"} {
-		problems = append(problems, Problem{ProblemOSMessages, "OS messages of " + name + ": " + NotOpenYet})
+		problems = append(problems, NotFollowed(name, NotOpenYet))
 	}
-	problems = append(problems, Problem{ProblemOSMessages, "OS messages of F on M90: HTTP status 403, reason 1: no"},
-		Problem{ProblemOSMessages, "OS messages: the partitions could not be listed: x"})
+	problems = append(problems, NotFollowed("F on M90", "HTTP status 403, reason 1: no"),
+		Problem{Kind: ProblemOSMessages, Text: "OS messages: the partitions could not be listed: x"})
 	h := HMCStatus{State: StateConnected, Problems: problems}
 	want := []string{
 		"OS messages: the partitions could not be listed: x. Grant",
@@ -63,24 +63,24 @@ func TestTroublesOfAnHMC(t *testing.T) {
 		what, do string
 	}{
 		"connected":           {HMCStatus{State: StateConnected, CertificateNotAfter: in(60 * 24 * time.Hour)}, "", "", ""},
-		"the first attempt":   {HMCStatus{State: StateLoggingOn, Problems: []Problem{{"", "the link is logging on"}}}, "", "", ""},
-		"a later attempt":     {HMCStatus{State: StateConnecting, Problems: []Problem{{receiver.ReasonTimeout, "the link is connecting: x"}}}, "critical", "The link is connecting: x.", "firewall"},
-		"a refused logon":     {HMCStatus{State: StateAuthFailed, Problems: []Problem{{ProblemLogonRefused, "refused, and left alone until then: x"}}}, "critical", "The logon is refused, and left alone until then: x.", "password has expired"},
-		"a topic":             {HMCStatus{State: StateConnected, Problems: []Problem{{ProblemNotGranted, "topic audit is not granted to u: it needs p"}}}, "warning", "Topic audit", "Grant it"},
-		"a channel":           {HMCStatus{State: StateConnected, Problems: []Problem{{ProblemOSMessages, "OS messages of P: 403"}}}, "warning", "OS messages of P: 403.", "Operating System Messages"},
-		"a late confirmation": {HMCStatus{State: StateConnected, Problems: []Problem{{ProblemNotConfirmed, "topic x (job): not subscribed"}}}, "warning", "Topic x", "not confirmed"},
-		"something else":      {HMCStatus{State: StateConnected, Problems: []Problem{{ProblemTopic, "topic x (job): refused."}}}, "warning", "Topic x (job): refused.", "log"},
+		"the first attempt":   {HMCStatus{State: StateLoggingOn, Problems: []Problem{{Kind: "", Text: "the link is logging on"}}}, "", "", ""},
+		"a later attempt":     {HMCStatus{State: StateConnecting, Problems: []Problem{{Kind: receiver.ReasonTimeout, Text: "the link is connecting: x"}}}, "critical", "The link is connecting: x.", "firewall"},
+		"a refused logon":     {HMCStatus{State: StateAuthFailed, Problems: []Problem{{Kind: ProblemLogonRefused, Text: "refused, and left alone until then: x"}}}, "critical", "The logon is refused, and left alone until then: x.", "password has expired"},
+		"a topic":             {HMCStatus{State: StateConnected, Problems: []Problem{{Kind: ProblemNotGranted, Text: "topic audit is not granted to u: it needs p"}}}, "warning", "Topic audit", "Grant it"},
+		"a channel":           {HMCStatus{State: StateConnected, Problems: []Problem{NotFollowed("P", "403")}}, "warning", "OS messages of P: 403.", "Operating System Messages"},
+		"a late confirmation": {HMCStatus{State: StateConnected, Problems: []Problem{{Kind: ProblemNotConfirmed, Text: "topic x (job): not subscribed"}}}, "warning", "Topic x", "not confirmed"},
+		"something else":      {HMCStatus{State: StateConnected, Problems: []Problem{{Kind: ProblemTopic, Text: "topic x (job): refused."}}}, "warning", "Topic x (job): refused.", "log"},
 		"a certificate":       {HMCStatus{State: StateConnected, CertificateNotAfter: in(29 * 24 * time.Hour)}, "warning", "expires on 2026-12-19.", "Renew"},
 		"an old certificate":  {HMCStatus{State: StateConnected, CertificateNotAfter: in(6 * 24 * time.Hour)}, "critical", "expires on 2026-11-26.", "Renew"},
 		"a useless one":       {HMCStatus{State: StateConnected, Connected: true, CertificateNotAfter: in(-time.Hour)}, "critical", "expired on 2026-11-20.", "Renew"},
-		"one that is refused": {HMCStatus{State: StateDisconnected, CertificateNotAfter: in(-time.Hour), Problems: []Problem{{receiver.ReasonTLS, "the link is disconnected: x"}}}, "critical", "expired on 2026-11-20: no link", "Renew"},
+		"one that is refused": {HMCStatus{State: StateDisconnected, CertificateNotAfter: in(-time.Hour), Problems: []Problem{{Kind: receiver.ReasonTLS, Text: "the link is disconnected: x"}}}, "critical", "expired on 2026-11-20: no link", "Renew"},
 		"a password":          {HMCStatus{State: StateConnected, PasswordExpires: in(14 * 24 * time.Hour)}, "warning", "The password that the daemon logs on with expires on 2026-12-04, in 14 days.", "password_file"},
 		"just told":           {HMCStatus{State: StateConnected, PasswordExpires: in(5*24*time.Hour - time.Minute)}, "warning", "expires on 2026-11-25, in 5 days.", "password_file"},
 		"an old password":     {HMCStatus{State: StateConnected, PasswordExpires: in(50 * time.Hour)}, "critical", "expires on 2026-11-22, in 2 days.", "without expiry"},
 		"one of today":        {HMCStatus{State: StateConnected, PasswordExpires: in(-time.Hour)}, "critical", "expires on 2026-11-20.", "Change it"},
 		"an expired one":      {HMCStatus{State: StateConnected, PasswordExpires: in(-25 * time.Hour)}, "critical", "has expired on 2026-11-19.", "Change it"},
 		"15 days are enough":  {HMCStatus{State: StateConnected, PasswordExpires: in(15 * 24 * time.Hour)}, "", "", ""},
-		"nothing was read":    {HMCStatus{State: StateConnected, Problems: []Problem{{ProblemEstate, "not all CPCs and partitions could be listed: x"}}}, "warning", "Not all CPCs and partitions could be listed: x.", "rest_timeout"},
+		"nothing was read":    {HMCStatus{State: StateConnected, Problems: []Problem{{Kind: ProblemEstate, Text: "not all CPCs and partitions could be listed: x"}}}, "warning", "Not all CPCs and partitions could be listed: x.", "rest_timeout"},
 		"a month is enough":   {HMCStatus{State: StateConnected, CertificateNotAfter: in(31 * 24 * time.Hour)}, "", "", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -138,7 +138,7 @@ func TestTroublesHavePages(t *testing.T) {
 	for _, kind := range append([]string{
 		string(ProblemLogonRefused), string(ProblemNotGranted), string(ProblemNotConfirmed), string(ProblemTopic),
 	}, FailureReasons...) {
-		h := HMCStatus{Since: since, Problems: []Problem{{ProblemKind(kind), "x"}}}
+		h := HMCStatus{Since: since, Problems: []Problem{{Kind: ProblemKind(kind), Text: "x"}}}
 		all = append(all, h.FindTroubles(now)...)
 	}
 	h := HMCStatus{CertificateNotAfter: &since, PasswordExpires: &since}
@@ -168,7 +168,7 @@ func TestTroublesHavePages(t *testing.T) {
 // A problem is its text for whoever reads the status as JSON.
 func TestProblemAsJSON(t *testing.T) {
 	t.Parallel()
-	problems := []Problem{{ProblemTopic, `topic "x": refused`}}
+	problems := []Problem{{Kind: ProblemTopic, Text: `topic "x": refused`}}
 	data, err := json.Marshal(HMCStatus{Problems: problems})
 	if err != nil || !strings.Contains(string(data), `"problems":["topic \"x\": refused"]`) {
 		t.Errorf("%s, %v", data, err)

@@ -219,8 +219,7 @@ func (s *state) problems() iter.Seq[status.Problem] {
 			}
 		}
 		for _, c := range s.channels {
-			if c.problem != "" && !c.usual &&
-				!found(status.ProblemOSMessages, status.OSMessagesOf+c.partition+": "+c.problem) {
+			if c.problem != "" && !c.usual && !yield(status.NotFollowed(c.partition, c.problem)) {
 				return
 			}
 		}
