@@ -32,6 +32,8 @@ type attempts struct {
 	// explain adds to an error what to do about it, and takes out what must not be seen; nil:
 	// nothing.
 	explain func(error) error
+	// spans are those of attempts that may give up by themselves; nil: there are none.
+	spans *spans
 	// precise says that an attempt which is out of time fails with the error of its context,
 	// and that any other error then is worth more.
 	precise bool
@@ -47,27 +49,32 @@ func timeoutOf(cfg config.Sink) time.Duration { return cmp.Or(max(cfg.Timeout, 0
 // error that of the sink. An answer of the destination has its text already. late is what did not
 // happen where time was over.
 func (a *attempts) do(ctx context.Context, late string, f func(context.Context) error) error {
-	return a.cancelable(ctx, late, func(attempt context.Context, cancel context.CancelFunc) error {
+	start := time.Now()
+	attempt, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	return a.make(attempt, late, start, func() error {
 		defer context.AfterFunc(a.life.ctx, cancel)() //nolint:contextcheck // both contexts end it
 		return f(attempt)
 	})
 }
 
 // cancelable is do for what may have to give up before its time is over, and ends by itself with
-// Close, as do connections.
-func (a *attempts) cancelable(
-	ctx context.Context, late string, f func(context.Context, context.CancelFunc) error,
-) error {
-	start := time.Now()
-	attempt, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
+// Close, as do connections. Where f returns nil, nothing that it has begun goes on.
+func (a *attempts) cancelable(ctx context.Context, late string, f func(context.Context, *span) error) error {
+	attempt, s := a.spans.begin(ctx)
+	err := a.make(attempt, late, s.began, func() error { return f(attempt, s) })
+	a.spans.end(s, err)
+	return err
+}
 
+// make makes an attempt that began at start.
+func (a *attempts) make(attempt context.Context, late string, start time.Time, f func() error) error {
 	err := attempt.Err()
 	switch {
 	case a.life.closed():
 		err = ErrClosed
 	case err == nil:
-		err = f(attempt, cancel)
+		err = f()
 	}
 	if err == nil {
 		return nil

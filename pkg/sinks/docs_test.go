@@ -236,7 +236,7 @@ func testDocsConsumer(t *testing.T, command ...string) {
 		{1 << 62, "%s", http.StatusUnauthorized},
 	} {
 		stamp := strconv.FormatInt(time.Now().Add(-test.age).Unix(), 10)
-		req := signed.request(t.Context(), rs[0].ID, rs[0].JSON)
+		req := signed.newForm(t.Context(), false).fill(rs[0].ID, time.Now(), rs[0].JSON)
 		req.Header.Set("webhook-timestamp", stamp)
 		req.Header.Set("webhook-signature", fmt.Sprintf(test.format, sign(signed.keys, rs[0].ID, stamp, rs[0].JSON)))
 		resp, err := signed.client.RoundTrip(req)

@@ -72,7 +72,10 @@ func newHeader(opts Options, contentType string) http.Header {
 func newEndpoint(kind string, u *url.URL, timeout time.Duration, client *httpClient) *endpoint {
 	name := kind + ": " + u.Scheme + "://" + u.Host
 	p := &endpoint{url: u, configured: u, client: client}
-	p.attempts = attempts{name: name, timeout: timeout, life: client.conns.lifetime, explain: p.whatHelps}
+	p.attempts = attempts{
+		name: name, timeout: timeout, life: client.conns.lifetime, explain: p.whatHelps,
+		spans: &spans{timeout: timeout},
+	}
 	return p
 }
 
@@ -86,26 +89,31 @@ func (p *endpoint) below(path, query string) *endpoint {
 
 // get is a GET. The header is the request's from then on.
 func (p *endpoint) get(ctx context.Context, header http.Header) *http.Request {
-	req := p.request(ctx, header, nil)
-	req.Method, req.Body, req.GetBody = http.MethodGet, nil, nil
+	req := p.post(ctx, header)
+	req.Method = http.MethodGet
 	return req
 }
 
 // request is a POST of body. The header is the request's from then on.
 func (p *endpoint) request(ctx context.Context, header http.Header, body []byte) *http.Request {
-	return p.requestOf(ctx, header, len(body), func() io.ReadCloser { return io.NopCloser(bytes.NewReader(body)) })
+	req := p.post(ctx, header)
+	setBody(req, len(body), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil })
+	return req
 }
 
-// requestOf is a POST of a body of a size, which is made again where it has to be sent again.
-func (p *endpoint) requestOf(
-	ctx context.Context, header http.Header, size int, body func() io.ReadCloser,
-) *http.Request {
+// post is a POST without a body.
+func (p *endpoint) post(ctx context.Context, header http.Header) *http.Request {
 	req := &http.Request{
-		Method: http.MethodPost, URL: p.url, Host: p.url.Host, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
-		Header: header, ContentLength: int64(size), Body: body(),
-		GetBody: func() (io.ReadCloser, error) { return body(), nil },
+		Method: http.MethodPost, URL: p.url, Host: p.url.Host, Header: header,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 	}
 	return req.WithContext(ctx)
+}
+
+// setBody gives a request a body of a size, which is made again where it has to be sent again.
+func setBody(req *http.Request, size int, body func() (io.ReadCloser, error)) {
+	req.Body, _ = body()
+	req.GetBody, req.ContentLength = body, int64(size)
 }
 
 // send makes one request. What becomes of its events judge says of the answer, where the protocol
@@ -113,8 +121,8 @@ func (p *endpoint) requestOf(
 func (p *endpoint) send(
 	ctx context.Context, request func(context.Context) *http.Request, judge func(*httpAnswer) error,
 ) error {
-	return p.cancelable(ctx, noAnswer, func(attempt context.Context, cancel context.CancelFunc) error {
-		return p.exchange(request(attempt), cancel, judge)
+	return p.cancelable(ctx, noAnswer, func(attempt context.Context, s *span) error {
+		return p.exchange(request(attempt), s.giveUp, judge)
 	})
 }
 
@@ -278,7 +286,12 @@ func (p *endpoint) read(resp *http.Response, wanted bool, cancel context.CancelF
 	if !wanted && resp.ContentLength > maxAnswer {
 		return ""
 	}
-	defer time.AfterFunc(answerTimeout, cancel).Stop()
+	late := time.AfterFunc(answerTimeout, cancel)
+	defer func() {
+		if !late.Stop() {
+			cancel()
+		}
+	}()
 	body := io.LimitReader(resp.Body, maxAnswer)
 	excerpt := ""
 	if wanted {

@@ -43,7 +43,7 @@ func (s bulkSink) Send(ctx context.Context, records []event.Record) error {
 		return err
 	}
 	return s.send(ctx, func(attempt context.Context) *http.Request {
-		return s.endpoint.request(attempt, maps.Clone(s.header), body)
+		return s.request(attempt, maps.Clone(s.header), body)
 	}, func(a *httpAnswer) error {
 		if err := a.judge(a.Status, a.Body); err != nil {
 			return err

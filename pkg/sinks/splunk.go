@@ -162,12 +162,13 @@ func (s *splunk) Send(ctx context.Context, records []event.Record) error {
 	if s.channel != "" {
 		late = noAcknowledgement
 	}
-	return s.cancelable(ctx, late, func(attempt context.Context, cancel context.CancelFunc) error {
+	return s.cancelable(ctx, late, func(attempt context.Context, sp *span) error {
 		var (
 			said    hecAnswer
 			cookies []*http.Cookie
 		)
-		err := s.events.exchange(s.events.request(attempt, header, body), cancel, func(a *httpAnswer) (err error) {
+		req := s.events.request(attempt, header, body)
+		err := s.events.exchange(req, sp.giveUp, func(a *httpAnswer) (err error) {
 			said, err = s.judge(a, len(records))
 			cookies = (&http.Response{Header: a.Header}).Cookies()
 			if err == nil && s.channel != "" && said.Ack == nil {
@@ -178,7 +179,7 @@ func (s *splunk) Send(ctx context.Context, records []event.Record) error {
 		if err != nil || s.channel == "" {
 			return err
 		}
-		return s.acknowledged(attempt, cancel, *said.Ack, cookies)
+		return s.acknowledged(attempt, sp.giveUp, *said.Ack, cookies)
 	})
 }
 

@@ -8,13 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"sync/atomic"
-	"time"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
@@ -40,6 +37,8 @@ type webhook struct {
 	keys [][]byte
 	// header is what all headers share.
 	header http.Header
+	// again says that a form may be filled in again: with HTTP/2 that is not known in time.
+	again bool
 	// groups are those of the HMCs.
 	groups atomic.Pointer[map[string]string]
 }
@@ -89,6 +88,7 @@ func newWebhook(cfg config.Sink, opts Options) (Sink, error) {
 		return nil, fmt.Errorf("webhook: %w", err)
 	}
 	w.endpoint = newEndpoint("webhook", u, timeoutOf(cfg), client)
+	w.again = u.Scheme == "http" || !client.cfg.EnableHTTP2
 	for _, s := range cfg.Webhook.SigningSecrets() {
 		w.secrets = append(w.secrets, s.Expose())
 	}
@@ -153,9 +153,11 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	}
 	if size := sizeOf(records); size > writeBuffer && w.asStored && w.batch > 1 && !w.gzip && len(w.keys) == 0 {
 		body := arrayOf(records)
-		return w.send(ctx, func(attempt context.Context) *http.Request {
-			return w.requestOf(attempt, w.headerOf(id, nil), size, body)
-		}, nil)
+		return w.cancelable(ctx, noAnswer, func(attempt context.Context, s *span) error {
+			f := w.newForm(attempt, false)
+			setBody(f.fill(id, s.began, nil), size, body)
+			return w.exchange(f.Request, s.giveUp, nil)
+		})
 	}
 	body, err := w.body(records)
 	if err != nil {
@@ -164,43 +166,32 @@ func (w *webhook) Send(ctx context.Context, records []event.Record) error {
 	if w.gzip {
 		body = compress(body)
 	}
-	return w.send(ctx, func(attempt context.Context) *http.Request { return w.request(attempt, id, body) }, nil)
+	return w.cancelable(ctx, noAnswer, func(attempt context.Context, s *span) error {
+		f := s.form
+		if s.form = nil; f == nil {
+			f = w.newForm(attempt, w.again)
+		}
+		err := w.exchange(f.fill(id, s.began, body), s.giveUp, nil)
+		if err == nil && w.again && f.blank() {
+			s.form = f
+		}
+		return err
+	})
 }
 
 // Preview returns the body of a request.
 func (w *webhook) Preview(record event.Record) ([]byte, error) { return w.body([]event.Record{record}) }
 
-// request builds the request of one attempt.
-func (w *webhook) request(ctx context.Context, id string, body []byte) *http.Request {
-	return w.endpoint.request(ctx, w.headerOf(id, body), body)
-}
-
-// headerOf makes the header of a request; of the body only what is signed.
-func (w *webhook) headerOf(id string, body []byte) http.Header {
-	now := strconv.FormatInt(time.Now().Unix(), 10)
-	// In one piece: a clone would grow with what is added to it.
-	values := [3]string{id, now, ""}
-	header := make(http.Header, len(w.header)+len(values))
-	maps.Copy(header, w.header) // the values are shared: the transport does not change them
-	header["Webhook-Id"] = values[0:1:1]
-	header["Webhook-Timestamp"] = values[1:2:2]
-	if len(w.keys) > 0 {
-		values[2] = sign(w.keys, id, now, body)
-		header["Webhook-Signature"] = values[2:3:3]
-	}
-	return header
-}
-
 // arrayOf returns what makes the body that is an array of records, in pieces, and sizeOf how large
 // it is. The transport may read it for longer than a request takes, when the memory of the records
 // themselves is another's; that of their JSON is never written to.
-func arrayOf(records []event.Record) func() io.ReadCloser {
+func arrayOf(records []event.Record) func() (io.ReadCloser, error) {
 	all := make(net.Buffers, 0, 2*len(records)+1)
 	for i := range records {
 		all = append(all, arrayBegin[min(i, 1)], records[i].JSON)
 	}
 	all = append(all, arrayEnd)
-	return func() io.ReadCloser { return &pieces{slices.Clone(all)} }
+	return func() (io.ReadCloser, error) { return &pieces{slices.Clone(all)}, nil }
 }
 
 func sizeOf(records []event.Record) int {
