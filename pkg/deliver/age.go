@@ -109,12 +109,12 @@ func (d *Delivery) putAside(
 			return false
 		}
 	}
-	now, acked, stored := time.Now(), d.Cursor.Acked(), 0
+	now, stored := time.Now(), 0
 	if backoff.limit > 0 {
 		d.health.answered(lane, now)
 	}
 	for i := range items {
-		stored += items[i].left(acked)
+		stored += items[i].left(d.Cursor)
 	}
 	d.metrics.deadLetter.AddN(stored)
 	if events, due := d.refusals.Count(now, stored); due {

@@ -68,18 +68,21 @@ func judge(err error) verdict {
 }
 
 // attempt calls the sink once, which keeps to its timeout, and measures, counts and judges what
-// comes of it. lane is whose attempt it is; nil: that of nobody, which is beside the lanes.
-func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(context.Context) error) (verdict, error) {
-	if err := d.mayBegin(ctx); err != nil {
-		return again, err
+// comes of it. lane is whose attempt it is; nil: that of nobody, which is beside the lanes. now is
+// when it begins, and then when it has ended: to ask for the time has its price too.
+func (d *Delivery) attempt(
+	ctx context.Context, lane *laneHealth, now time.Time, call func(context.Context) error,
+) (verdict, time.Time, error) {
+	start, err := d.mayBegin(ctx, now)
+	if err != nil {
+		return again, start, err
 	}
-	start := time.Now()
 	if lane != nil {
 		d.health.begin(lane, start)
 	}
-	err := call(ctx)
+	err = call(ctx)
 	counted := lane != nil && d.health.end(lane)
-	now := time.Now()
+	now = time.Now()
 	d.metrics.duration.Observe(now.Sub(start).Seconds())
 	if later, ok := errors.AsType[*sinks.RetryAfterError](err); ok && later.After > 0 {
 		d.health.rest(now.Add(later.After))
@@ -102,7 +105,7 @@ func (d *Delivery) attempt(ctx context.Context, lane *laneHealth, call func(cont
 		d.metrics.retry.Inc()
 		d.health.failed(lane, now, err)
 	}
-	return v, err
+	return v, now, err
 }
 
 // repetitions is the lane of what a sinks.Repeater says again.
@@ -110,7 +113,7 @@ func (d *Delivery) repetitions() *laneHealth { return &d.health.lanes[len(d.lane
 
 // alone makes an attempt beside the lanes. A sink that does not come back is left behind.
 func (d *Delivery) alone(ctx context.Context, call func(context.Context) error) (verdict, error) {
-	return d.attempt(ctx, nil, func(ctx context.Context) error {
+	v, _, err := d.attempt(ctx, nil, time.Now(), func(ctx context.Context) error {
 		answer := make(chan error, 1)
 		go func() { answer <- call(ctx) }()
 		limit := d.Cfg.Timeout + overdueAfter
@@ -121,6 +124,7 @@ func (d *Delivery) alone(ctx context.Context, call func(context.Context) error) 
 			return overdueError(limit)
 		}
 	})
+	return v, err
 }
 
 // Resend makes one attempt to send events beside the lanes, within ByHand.

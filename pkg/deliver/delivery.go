@@ -223,7 +223,7 @@ func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
 			}
 			continue
 		}
-		v, err := d.attempt(ctx, d.repetitions(), r.Repeat)
+		v, now, err := d.attempt(ctx, d.repetitions(), time.Now(), r.Repeat)
 		if ctx.Err() != nil || errors.Is(err, sinks.ErrClosed) {
 			return
 		}
@@ -233,7 +233,7 @@ func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
 		} else {
 			partial, some := errors.AsType[*sinks.PartialError](err)
 			if some {
-				d.health.partly(partial, time.Now())
+				d.health.partly(partial, now)
 			}
 			if some && !partly {
 				d.log.Warn("not all members of the sink accept what one of them does; they are told again",
@@ -254,7 +254,7 @@ func (d *Delivery) repeat(ctx context.Context, r sinks.Repeater) {
 func (d *Delivery) flush(ctx context.Context) {
 	backoff := retryBackoff{cfg: d.Cfg.Retry}
 	for {
-		v, err := d.attempt(ctx, d.repetitions(), d.heir.Flush)
+		v, _, err := d.attempt(ctx, d.repetitions(), time.Now(), d.heir.Flush)
 		if v == accepted || errors.Is(err, sinks.ErrClosed) || !d.pause(ctx, backoff.next(), nil) {
 			return
 		}

@@ -90,12 +90,13 @@ func (d *Delivery) Finish() {
 	d.work.become(abandoned)
 }
 
-// mayBegin waits until an attempt may begin. After Finish none does.
-func (d *Delivery) mayBegin(ctx context.Context) error {
+// mayBegin waits until an attempt may begin, and returns when that is. After Finish none does.
+func (d *Delivery) mayBegin(ctx context.Context, now time.Time) (time.Time, error) {
 	for ctx.Err() == nil && d.finishing.Err() == nil && !d.may() {
 		status.Sleep(ctx, 100*time.Millisecond)
+		now = time.Now()
 	}
-	return cmp.Or(ctx.Err(), d.finishing.Err())
+	return now, cmp.Or(ctx.Err(), d.finishing.Err())
 }
 
 // HandOver has deliveries end for whoever delivers next, when they have delivered what is stored,

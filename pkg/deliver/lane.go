@@ -39,7 +39,7 @@ func (l *lane) run(ctx context.Context) bool {
 // take waits for the next batch. It returns false when there is none any more.
 func (l *lane) take(ctx context.Context) bool {
 	for ctx.Err() == nil && l.finishing.Err() == nil {
-		ok, wait, ended := l.work.take(&l.batch, time.Now())
+		ok, wait, ended := l.work.take(&l.batch, time.Now)
 		if ok || ended {
 			return ok
 		}
@@ -110,9 +110,9 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 			n = 1
 		}
 		records := l.batch.records[:n]
-		v, err := l.attempt(ctx, l.own, func(ctx context.Context) error { return l.Sink.Send(ctx, records) })
+		v, now, err := l.attempt(ctx, l.own, now, func(ctx context.Context) error { return l.Sink.Send(ctx, records) })
 		if v == accepted {
-			l.delivered(l.batch.items[:n], err)
+			l.delivered(l.batch.items[:n], now, err)
 			if n == len(l.batch.items) {
 				return true
 			}
@@ -122,9 +122,9 @@ func (l *lane) bringToEnd(ctx context.Context) bool {
 		}
 		left, ok := n, true
 		if each, divided := errors.AsType[*sinks.EventsError](err); divided && len(each.Events) == n {
-			left, ok = l.divide(ctx, each.Events)
+			left, ok = l.divide(ctx, now, each.Events)
 		} else if v == refused || v == refusedContent && n == 1 {
-			left, ok = l.divide(ctx, slices.Repeat([]error{err}, n))
+			left, ok = l.divide(ctx, now, slices.Repeat([]error{err}, n))
 		}
 		if !ok || ctx.Err() != nil || l.finishing.Err() != nil {
 			return false
@@ -156,7 +156,7 @@ func (l *lane) wait(ctx context.Context, turn bool, wait time.Duration, changed 
 
 // divide does with each of the first events of the batch what its own error says. It returns how
 // many of them are to be sent again, or false when it was interrupted.
-func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
+func (l *lane) divide(ctx context.Context, now time.Time, each []error) (left int, ok bool) {
 	var (
 		done    []item
 		bad     []item
@@ -177,10 +177,10 @@ func (l *lane) divide(ctx context.Context, each []error) (left int, ok bool) {
 		settled[i] = true
 	}
 	if len(done) > 0 {
-		l.delivered(done, nil)
+		l.delivered(done, now, nil)
 	}
 	if len(bad) > 0 {
-		l.health.refuses(len(bad), time.Now(), causes[0])
+		l.health.refuses(len(bad), now, causes[0])
 		if !l.putAside(ctx, l.own, refusedForGood, bad, func(i int) error { return causes[i] }) {
 			return left, false
 		}
@@ -245,12 +245,12 @@ func (d *Delivery) settle(items []item) {
 	d.progress.finish(seqs)
 }
 
-// delivered counts events that the sink took. err is nil, or says that a part of the destination,
-// or some of the events, are an exception.
-func (l *lane) delivered(items []item, err error) {
-	now, acked, stored := time.Now(), l.Cursor.Acked(), 0
+// delivered counts events that the sink took now. err is nil, or says that a part of the
+// destination, or some of the events, are an exception.
+func (l *lane) delivered(items []item, now time.Time, err error) {
+	stored := 0
 	for i := range items {
-		stored += items[i].left(acked)
+		stored += items[i].left(l.Cursor)
 		l.latency.Observe(l.metrics.latency, now.Sub(items[i].record.Received), items[i].record.ID, now)
 	}
 	l.health.delivered(now)
@@ -267,5 +267,5 @@ func (l *lane) delivered(items []item, err error) {
 		}
 	}
 	l.metrics.delivered.AddN(stored)
-	l.metrics.lastSuccess.Set(status.UnixSeconds(now))
+	l.metrics.lastSuccess.Set(float64(now.UnixMilli()) / 1000)
 }

@@ -443,7 +443,7 @@ func TestPausedByARepetition(t *testing.T) {
 		s := newFixture(t)
 		s.runWith(config.Flood{}, "concurrency: 2, retry: {initial: 1s, max: 10s}")
 		answer := error(unauthorized)
-		v, err := s.delivery.attempt(t.Context(), s.delivery.repetitions(), func(context.Context) error { return answer })
+		v, _, err := s.delivery.attempt(t.Context(), s.delivery.repetitions(), time.Now(), func(context.Context) error { return answer })
 		if v != paused || err == nil || s.delivery.Snapshot().Paused == "" {
 			t.Errorf("%d, %v", v, err)
 		}

@@ -40,7 +40,7 @@ type work struct {
 	added uint64
 	// wanted holds a token when more of them may be of use.
 	wanted chan struct{}
-	// since is from when on a batch waits to become full.
+	// since is from when on a batch waits to become full, where one event alone is not.
 	since time.Time
 	spare []*keyQueue
 }
@@ -116,12 +116,12 @@ func (it *item) leave() {
 }
 
 // left returns how many of the stored events that the item stands for have not gone by the limits
-// of the queue. An event that is on its way counts as one, as everywhere.
-func (it *item) left(acked uint64) int {
+// of the queue, behind its cursor. An event that is on its way counts as one, as everywhere.
+func (it *item) left(cursor *queue.Cursor) int {
 	if it.members == nil {
 		return 1
 	}
-	gone, found := slices.BinarySearch(it.members, acked)
+	gone, found := slices.BinarySearch(it.members, cursor.Acked())
 	if found {
 		gone++
 	}
@@ -140,7 +140,7 @@ func (w *work) add(items []item) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.available == 0 {
-		w.since = time.Now()
+		w.wait(time.Now)
 	}
 	for _, it := range items {
 		if w.lanes == 1 {
@@ -189,8 +189,15 @@ func (w *work) wakeUp() {
 	if w.state > growing {
 		n = w.lanes
 	}
-	for range n {
+	for range n - len(w.wake) {
 		notify(w.wake)
+	}
+}
+
+// wait has a batch wait from now on.
+func (w *work) wait(now func() time.Time) {
+	if w.full > 1 {
+		w.since = now()
 	}
 }
 
@@ -224,14 +231,14 @@ func (w *work) become(state workState) {
 
 // take fills a batch. Where there is none, it says how long a batch that is not full still has to
 // be waited for (0: until there is something new), or that there never will be one.
-func (w *work) take(b *batch, now time.Time) (ok bool, wait time.Duration, ended bool) {
+func (w *work) take(b *batch, now func() time.Time) (ok bool, wait time.Duration, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.available == 0 {
 		return false, 0, w.state == abandoned || w.state == complete && w.left == 0
 	}
 	if w.available < w.full && w.state == growing {
-		if wait := w.maxWait - now.Sub(w.since); wait > 0 {
+		if wait := w.maxWait - now().Sub(w.since); wait > 0 {
 			return false, wait, false
 		}
 	}
@@ -244,7 +251,7 @@ func (w *work) take(b *batch, now time.Time) (ok bool, wait time.Duration, ended
 		notify(w.wanted)
 	}
 	if w.available > 0 {
-		w.since = now
+		w.wait(now)
 		w.wakeUp()
 	}
 	if len(b.queues) > 1 {
@@ -334,7 +341,7 @@ func (w *work) done(b *batch) {
 			continue
 		}
 		if w.available == 0 {
-			w.since = time.Now()
+			w.wait(time.Now)
 		}
 		w.ready.push(q)
 		w.available += q.len()

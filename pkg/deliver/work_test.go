@@ -47,7 +47,7 @@ func TestWorkKeepsTheOrder(t *testing.T) {
 				added += n
 			case len(running) < lanes && random.IntN(2) == 0:
 				b := new(batch)
-				ok, wait, ended := w.take(b, time.Now())
+				ok, wait, ended := w.take(b, time.Now)
 				if !ok {
 					if wait != 0 || ended {
 						t.Fatalf("wait %s, ended %v", wait, ended)
@@ -88,7 +88,7 @@ func TestWorkKeepsTheOrder(t *testing.T) {
 			w.done(b)
 		}
 		w.become(complete)
-		if ok, _, ended := w.take(new(batch), time.Now()); ok || !ended || w.available != 0 || w.left != 0 || len(w.queues) != 0 {
+		if ok, _, ended := w.take(new(batch), time.Now); ok || !ended || w.available != 0 || w.left != 0 || len(w.queues) != 0 {
 			t.Fatalf("at the end: %d available, %d left, %d queues", w.available, w.left, len(w.queues))
 		}
 	}
@@ -99,12 +99,12 @@ func TestWorkWaitsForAFullBatch(t *testing.T) {
 	t.Parallel()
 	w := newWork(2, 100, 1<<20, 10, time.Minute)
 	w.add(workItems(1, 9, 3))
-	now := time.Now()
+	now, later := time.Now, func() time.Time { return time.Now().Add(2 * time.Minute) }
 	var b batch
 	if ok, wait, _ := w.take(&b, now); ok || wait <= 0 || wait > time.Minute {
 		t.Errorf("9 of 10: %v, %s", ok, wait)
 	}
-	if ok, _, _ := w.take(&b, now.Add(2*time.Minute)); !ok || len(b.items) != 9 {
+	if ok, _, _ := w.take(&b, later); !ok || len(b.items) != 9 {
 		t.Errorf("after the wait: %v, %d events", ok, len(b.items))
 	}
 	w.done(&b)
@@ -140,7 +140,7 @@ func TestWorkInvalidAlone(t *testing.T) {
 	var sizes []int
 	for range 3 {
 		var b batch
-		if ok, _, _ := w.take(&b, time.Now()); !ok {
+		if ok, _, _ := w.take(&b, time.Now); !ok {
 			t.Fatal("nothing to take")
 		}
 		if (b.items[0].invalid != nil) != (len(sizes) == 1) {
