@@ -31,12 +31,12 @@ func (l *lane) run(ctx context.Context) bool {
 			return false
 		}
 		l.progress.finish(l.batch.seqs)
-		l.work.done(&l.batch)
 	}
 	return true
 }
 
-// take waits for the next batch. It returns false when there is none any more.
+// take is done with the batch and waits for the next one. It returns false when there is none any
+// more.
 func (l *lane) take(ctx context.Context) bool {
 	for ctx.Err() == nil && l.finishing.Err() == nil {
 		ok, wait, ended := l.work.take(&l.batch, time.Now)

@@ -229,11 +229,13 @@ func (w *work) become(state workState) {
 	w.wakeUp()
 }
 
-// take fills a batch. Where there is none, it says how long a batch that is not full still has to
-// be waited for (0: until there is something new), or that there never will be one.
+// take fills a batch. What it has had the lane is done with: more of the same keys may be taken, by
+// this lane first. Where there is none, it says how long a batch that is not full still has to be
+// waited for (0: until there is something new), or that there never will be one.
 func (w *work) take(b *batch, now func() time.Time) (ok bool, wait time.Duration, ended bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.giveBack(b)
 	if w.available == 0 {
 		return false, 0, w.state == abandoned || w.state == complete && w.left == 0
 	}
@@ -242,7 +244,6 @@ func (w *work) take(b *batch, now func() time.Time) (ok bool, wait time.Duration
 			return false, wait, false
 		}
 	}
-	b.clear()
 	before := w.hungry()
 	for w.ready.len() > 0 && w.takeFrom(w.ready.rest()[0], b) {
 		w.ready.drop(1)
@@ -327,10 +328,8 @@ func (w *work) takeOld(isOld func(*item) bool, limit int) (old []item) {
 	return old
 }
 
-// done says that the lane is done with the batch: more of the same keys may be taken.
-func (w *work) done(b *batch) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// giveBack empties a batch. w is locked.
+func (w *work) giveBack(b *batch) {
 	for _, q := range b.queues {
 		q.busy = false
 		if q.len() == 0 {
@@ -346,8 +345,10 @@ func (w *work) done(b *batch) {
 		w.ready.push(q)
 		w.available += q.len()
 	}
+	if len(b.queues) > 0 && w.state > growing {
+		w.wakeUp() // others may wait for the end
+	}
 	b.clear()
-	w.wakeUp()
 }
 
 // batch is what a lane has taken to be sent at once, in order. Its memory is used again for the

@@ -21,6 +21,12 @@ func workItems(from, n, keys int) []item {
 	return items
 }
 
+func (w *work) done(b *batch) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.giveBack(b)
+}
+
 // However many lanes take, and in whatever order they are done: each event is taken once, those of
 // one key in their order and never by two lanes at the same time, and a batch is in the order of
 // the queue.
@@ -47,6 +53,12 @@ func TestWorkKeepsTheOrder(t *testing.T) {
 				added += n
 			case len(running) < lanes && random.IntN(2) == 0:
 				b := new(batch)
+				if n := len(running) - 1; n >= 0 && random.IntN(2) == 0 { // the next one of the same lane
+					b, running = running[n], running[:n]
+					for _, it := range b.items {
+						delete(busy, it.record.Key)
+					}
+				}
 				ok, wait, ended := w.take(b, time.Now)
 				if !ok {
 					if wait != 0 || ended {
