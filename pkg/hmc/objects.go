@@ -128,8 +128,9 @@ func readHardwareMessage(raw []byte) HardwareMessage {
 	} {
 		_ = json.Unmarshal(properties[name], into)
 	}
-	const year10000 = 253402300800000 // which no JSON has
-	if ms > 0 && ms < year10000 {
+	// No clock of an HMC tells another time, as where it is in seconds.
+	const year2000, year2100 = 946684800000, 4102444800000
+	if ms >= year2000 && ms < year2100 {
 		m.Timestamp = time.UnixMilli(ms)
 	}
 	return m

@@ -227,9 +227,13 @@ func TestEmptyAdditionalStatus(t *testing.T) {
 	}
 }
 
-// A time that no JSON can hold is none.
+// A time that no clock of an HMC can have told is none: one that JSON cannot hold, one in seconds or microseconds.
 func TestTimesBeyondTheEra(t *testing.T) {
-	for _, ms := range []string{"253402300800000", "9223372036854775807", "-1", "0", "x"} {
+	headerTime := time.UnixMilli(1557755398299)
+	for _, ms := range []string{
+		"253402300800000", "9223372036854775807", "-1", "0", "x", "1", "1796016528", "1796016528868000", "253402300799999",
+		"946684799999", "4102444800000",
+	} {
 		headers := partitionHeaders("property-change")
 		for i := range headers {
 			if headers[i].Name == "timestamp" {
@@ -241,8 +245,12 @@ func TestTimesBeyondTheEra(t *testing.T) {
 			t.Errorf("%s: %s", ms, e.Time)
 		}
 		body := fmt.Sprintf(`{"log-entries":[{"event-time":%s,"event-id":"1"}]}`, strings.Replace(ms, "x", "1e99", 1))
-		if e := convertAll(t, newConverter(), "u.1aud", partitionHeaders("log-entry"), body)[0]; e.Time.Year() > 9999 {
+		if e := convertAll(t, newConverter(), "u.1aud", partitionHeaders("log-entry"), body)[0]; !e.Time.Equal(headerTime) {
 			t.Errorf("log entry of %s: %s", ms, e.Time)
+		}
+		body = fmt.Sprintf(`{"os-messages":[{"sequence-number":1,"timestamp":%s}]}`, strings.Replace(ms, "x", "null", 1))
+		if e := convertAll(t, newConverter(), "u.1osm.0", partitionHeaders("os-message"), body)[0]; !e.Time.Equal(headerTime) {
+			t.Errorf("OS message of %s: %s", ms, e.Time)
 		}
 	}
 }

@@ -347,11 +347,12 @@ func (n *Notification) partHeaders() event.Headers {
 	return out
 }
 
-// timeOf returns a time in milliseconds as an HMC tells it; other, where that is no time of this
-// era: JSON has no year beyond 9999.
+// timeOf returns a time in milliseconds as an HMC tells it; other, where no clock of an HMC can
+// have told it, as where it is in seconds: a status would have lasted for decades, and an alert
+// begin in 1970.
 func timeOf(ms int64, other time.Time) time.Time {
-	const year10000 = 253402300800000
-	if ms <= 0 || ms >= year10000 {
+	const year2000, year2100 = 946684800000, 4102444800000
+	if ms < year2000 || ms >= year2100 {
 		return other
 	}
 	return time.UnixMilli(ms)
