@@ -195,6 +195,8 @@ func TestReportsThatNameNoStatus(t *testing.T) {
 		{`[{"has-unacceptable-status":false}]`, "the status not-operating is acceptable now", event.SeverityInfo},
 		{`[{"old-additional-status":null,"new-additional-status":"c"}]`, "(additional status c)", event.SeverityInfo},
 		{`[{"has-unacceptable-status":true}]`, "the status not-operating is unacceptable now", event.SeverityCritical},
+		{`[{"old-status":"not-operating"}]`, "no longer not-operating", event.SeverityInfo}, // what it is now, nobody says
+		{`[{"old-status":"exceptions"}]`, "no longer exceptions", event.SeverityCritical},
 		{`[{}]`, "status changed", event.SeverityCritical},
 		{`[{"old-status":"not-operating","new-status":"operating","has-unacceptable-status":false}]`, "not-operating -> operating", event.SeverityInfo},
 		{`[{"old-additional-status":"c","new-additional-status":"d"}]`, "(additional status d)", event.SeverityInfo},

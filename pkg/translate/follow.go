@@ -3,6 +3,7 @@ package translate
 import (
 	"bytes"
 	"cmp"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,8 +101,9 @@ func (c *Converter) followOther(n *Notification, o *outcome) {
 }
 
 func (c *Converter) followStatus(n *Notification, o *outcome) {
-	if o.status == "" && o.judged == estate.Unjudged { // the status is what it was
-		if known, ok := c.estate.Lookup(n.Resource.ObjectURI); ok {
+	if o.status == "" && o.judged == estate.Unjudged {
+		known, ok := c.estate.Lookup(n.Resource.ObjectURI)
+		if ok && !ended(n.Reports, known.Status) { // the status is what it was
 			o.complete(&known)
 		}
 		return
@@ -145,6 +147,11 @@ func (c *Converter) followStatus(n *Notification, o *outcome) {
 	case was.Exact && was.Status == n.Reports[0].OldStatus && e.Time.After(was.Since):
 		o.lasted = e.Time.Sub(was.Since)
 	}
+}
+
+// ended says whether reports that name no new status tell that this one is over.
+func ended(reports []event.Report, status string) bool {
+	return slices.ContainsFunc(reports, func(r event.Report) bool { return r.OldStatus != "" && r.OldStatus == status })
 }
 
 // happenedAgain says whether a change to the status that is known is another one: it comes from
