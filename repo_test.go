@@ -63,7 +63,7 @@ var imports = map[string]struct {
 	"pkg/jsontext":    {nil, "whether a text is JSON, or nearly, does not depend on what it is of"},
 	"pkg/assume":      {nil, "what is not known of HMCs does not depend on who finds it out"},
 	"pkg/match":       {[]string{"pkg/event"}, "a matcher sees events and nothing else"},
-	"pkg/config":      {[]string{"docs/rules", "pkg/event", "pkg/match", "pkg/receiver", "pkg/render", "pkg/trust", "pkg/units"}, "the configuration knows nothing of what runs"},
+	"pkg/config":      {[]string{"docs/rules", "pkg/event", "pkg/match", "pkg/receiver", "pkg/render", "pkg/secret", "pkg/trust", "pkg/units"}, "the configuration knows nothing of what runs"},
 	"pkg/sinks":       {[]string{"pkg/config", "pkg/event", "pkg/match", "pkg/render"}, "a sink formats and sends, it knows neither queue nor HMC"},
 	"pkg/trust":       {nil, "what a certificate or TLS lacks can be said without knowing who connects"},
 	"pkg/ledger":      {[]string{"pkg/event", "pkg/queue"}, "what is known is pure data: it knows no HMC, no clock and no disk"},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	promconfig "github.com/prometheus/common/config"
 	"gopkg.in/yaml.v3"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 )
 
@@ -111,7 +113,7 @@ func (d *decoder) httpConfig(path string, h *HTTPConfig) {
 			key = "bearer_token"
 		}
 		d.token(at("authorization.type"), a.Type)
-		f.line(at(key), a.Credentials, &a.CredentialsFile, true)
+		d.check(at(key), secret.SchemeIn(f.line(at(key), a.Credentials, &a.CredentialsFile, true), a.Type))
 	}
 	if o := c.OAuth2; o != nil {
 		oauth := under(at("oauth2"))
@@ -175,8 +177,9 @@ func (f *httpFiles) contentsOf(at string, file *string, secret bool) (text, show
 	return text, shown
 }
 
-// line checks a text of one line, which stands in the configuration, under the path, or in a file.
-func (f *httpFiles) line(path string, inline promconfig.Secret, file *string, secret bool) {
+// line checks a text of one line, which stands in the configuration, under the path, or in a file,
+// and returns it.
+func (f *httpFiles) line(path string, inline promconfig.Secret, file *string, secret bool) string {
 	switch {
 	case inline == "":
 	case secret:
@@ -184,15 +187,18 @@ func (f *httpFiles) line(path string, inline promconfig.Secret, file *string, se
 	default:
 		f.decoder.line(path, string(inline))
 	}
-	f.lineFile(path+"_file", file, secret)
+	return cmp.Or(string(inline), f.lineFile(path+"_file", file, secret))
 }
 
-// lineFile checks a file of one line. White space around it does not belong to it.
-func (f *httpFiles) lineFile(at string, file *string, secret bool) {
+// lineFile checks a file of one line, and returns it. White space around it does not belong to it.
+func (f *httpFiles) lineFile(at string, file *string, secret bool) string {
 	text, shown := f.contentsOf(at, file, secret)
-	if msg := checkLine(strings.TrimSpace(text)); msg != "" {
+	text = strings.TrimSpace(text)
+	if msg := checkLine(text); msg != "" {
 		f.errorf(at, "%s: %s", shown, msg)
 	}
+	f.doubtFile(at, shown, text)
+	return text
 }
 
 func (f *httpFiles) header(at, name string, h promconfig.Header) {

@@ -159,8 +159,12 @@ heartbeat_interval: 1m
 // What a shell would have replaced, and blanks that an editor has left, are hardly part of a secret.
 func TestSecretsThatAreHardlyMeant(t *testing.T) {
 	for secret, said := range map[string]string{
+		"<%= a %>": "placeholder", "<the password>": "placeholder", "@HMC_PASSWORD@": "placeholder", "op://vault/hmc/password": "placeholder",
+		"ENC[AES256_GCM,data:eA==,type:str]": "placeholder", "age-encryption.org/v1": "placeholder", "$ANSIBLE_VAULT;1.1;AES256": "placeholder",
+		`"secret"`: "in quotes", "'secret'": "in quotes", "\u200bsecret": "nobody can see", "sec\u00adret": "nobody can see",
+		`"`: "", `""`: "", `"a`: "", "<>": "", "<a1>": "", "a@b": "", "@ab@": "", "ENC[": "", "op:": "",
 		"$HMC_PASSWORD": "placeholder", "%HMC_PASSWORD%": "placeholder", "${a}": "placeholder", "$(cat a)": "placeholder", "{{ a }}": "placeholder",
-		" secret": padded, "secret ": padded, "\u00a0secret": padded,
+		" secret": "ends with a blank", "secret ": "ends with a blank", "\u00a0secret": "ends with a blank",
 		"se cret": "", "$ecret": "", "a$HMC_PASSWORD": "", "%d": "", "100%": "", "$A1": "", "%Ab12%": "",
 	} {
 		for _, key := range []string{fmt.Sprintf("password: %q", secret), "password_file: pw"} {
@@ -172,6 +176,45 @@ func TestSecretsThatAreHardlyMeant(t *testing.T) {
 			if strings.Contains(text, "hmcs[0].password") != (said != "") || !strings.Contains(text, said) {
 				t.Errorf("%s, %q: %s", key, secret, text)
 			}
+		}
+	}
+}
+
+// A scheme that is sent in front of a token anyway, an address or a path that somebody was to complete, and a key of
+// signatures that there are not here.
+func TestWhatIsHardlyMeantOfSinks(t *testing.T) {
+	for sink, said := range map[string]string{
+		`webhook: {url: "https://h/x", http_config: {authorization: {credentials: "Bearer abc"}}}`:             `authorization.credentials: begins with "Bearer "`,
+		`webhook: {url: "https://h/x", http_config: {authorization: {credentials_file: token}}}`:               `authorization.credentials: begins with "Bearer "`,
+		`webhook: {url: "https://h/x", http_config: {bearer_token: "bearer abc"}}`:                             `bearer_token: begins with "Bearer "`,
+		`webhook: {url: "https://h/x", http_config: {authorization: {type: ApiKey, credentials: "a b"}}}`:      "",
+		`webhook: {url: "https://h/x", http_config: {authorization: {type: ApiKey, credentials: "APIkey a"}}}`: `authorization.credentials: begins with "ApiKey "`,
+		`webhook: {url: "https://h/x", http_config: {http_headers: {X-A: {secrets: ["Bearer abc"]}}}}`:         "",
+		`webhook: {url: "https://h/x", http_config: {authorization: {credentials_file: env}}}`:                 "credentials_file: env holds a placeholder",
+		`webhook: {url: "https://h/x", http_config: {basic_auth: {username: a, password_file: quoted}}}`:       "password_file: quoted stands in quotes",
+		`splunk: {url: "https://h", token: "Splunk abc"}`:                                                      `splunk.token: begins with "Splunk "`,
+		`splunk: {url: "https://h", token_file: hec}`:                                                          `splunk.token: begins with "Splunk "`,
+		`webhook: {url: "https://h/${TOKEN}"}`:                                                                 "webhook.url: holds a placeholder",
+		`webhook: {url: "https://h/{{ token }}"}`:                                                              "webhook.url: holds a placeholder",
+		`otlp: {url: "https://h/${PATH}/v1/logs"}`:                                                             "otlp.url: holds a placeholder",
+		`webhook: {url: "https://h/{a}"}`:                                                                      "",
+		`webhook: {url: "https://h/x", secret: "whsk_YWJj"}`:                                                   `webhook.secret: begins with "whsk_"`,
+		`webhook: {url: "https://h/x", secret: "whpk_YWJj"}`:                                                   `webhook.secret: begins with "whpk_"`,
+		`webhook: {url: "https://h/x", secret: "v1a,YWJj"}`:                                                    `webhook.secret: begins with "v1a,"`,
+		`log: {output: STDOUT}`:        "log.output: must be stdout",
+		`log: {output: ~/events.log}`:  "log.output: must be a path as it is",
+		`log: {output: "$HOME/a.log"}`: "log.output: must be a path as it is",
+		`log: {output: a~b.log}`:       "",
+	} {
+		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks: [{name: s, "+sink+"}]",
+			"token", "Bearer abc\n", "env", "${TOKEN}\n", "quoted", "'abc'\n", "hec", "splunk abc\n")
+		text := strings.ReplaceAll(fmt.Sprint(err), "http_config.", "")
+		if err == nil {
+			dir := filepath.Dir(c.File) + string(filepath.Separator)
+			text = strings.ReplaceAll(strings.ReplaceAll(c.Warnings.Error(), dir, ""), "http_config.", "")
+		}
+		if strings.Contains(text, "sinks[0]") != (said != "") || !strings.Contains(text, said) {
+			t.Errorf("%s: %s", sink, text)
 		}
 	}
 }

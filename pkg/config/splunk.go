@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 )
 
 // Splunk sends events to Splunk's HTTP event collector (HEC).
@@ -44,6 +46,7 @@ func (p *Splunk) check(d *decoder, path string, s *Sink) {
 	at := under(path)
 	d.baseURL(at("url"), p.URL, "the collector", "https://splunk.example.com:8088", "/services/", true)
 	d.secret(at("token"), &p.Token, &p.TokenFile)
+	d.check(at("token"), secret.SchemeIn(p.Token.Expose(), "Splunk"))
 	d.needed(at("token"), p.Token, "name a file that holds it as token_file, or give it here")
 	if p.Index != "" && (strings.Trim(p.Index, nameCharacters) != "" || p.Index != strings.ToLower(p.Index) ||
 		strings.ContainsAny(p.Index[:1], "_-.")) {

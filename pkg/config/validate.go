@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/trust"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
@@ -245,7 +245,7 @@ func (d *decoder) sameHosts(hmcs []HMC) {
 func (d *decoder) credentials(path string, h *HMC) {
 	at := under(path)
 	d.secret(at("password"), &h.Password, &h.PasswordFile)
-	if placeholder.MatchString(h.Userid) {
+	if secret.IsPlaceholder(h.Userid) {
 		d.errorf(at("userid"), "is a placeholder, and nothing is put in its place: write the userid itself")
 	}
 	d.line(at("userid"), h.Userid)
@@ -494,7 +494,7 @@ func (d *decoder) signingSecrets(path string, w *Webhook) {
 
 // signingKey checks a secret that signs requests.
 func (d *decoder) signingKey(path string, s Secret) {
-	switch key, err := decodeSigningKey(s); {
+	switch key, err := secret.SigningKey(s.Expose()); {
 	case err != nil:
 		d.errorf(path, "%s", err)
 	case len(key) < recommendedKeyBytes:
@@ -522,6 +522,8 @@ func checkURL(address URL) string {
 		return wrongPort
 	case u.Fragment != "":
 		return "must not have a fragment (#...): it is never sent"
+	case secret.HasPlaceholder(address.Expose()):
+		return "holds a placeholder, and nothing is put in its place"
 	}
 	return ""
 }
@@ -551,6 +553,11 @@ func (l *Log) check(d *decoder, path string, _ *Sink) {
 		d.errorf(at("output"), "is empty: write stderr, stdout or the path of a file")
 	case OutputStderr, OutputStdout:
 	default:
+		if to := strings.ToLower(given); to == OutputStderr || to == OutputStdout {
+			d.errorf(at("output"), "must be %s: in capital letters it would be a file", to)
+		} else if given[0] == '~' || strings.Contains(given, "$") {
+			d.errorf(at("output"), "must be a path as it is: nothing is put in the place of ~ or $")
+		}
 		l.Output, _ = d.resolve(given)
 		if info, err := os.Stat(l.Output); strings.HasSuffix(given, "/") || err == nil && info.IsDir() {
 			d.errorf(at("output"), "is a directory: name a file in it, such as %s", filepath.Join(given, "events.log"))
@@ -580,7 +587,7 @@ func (d *decoder) secret(path string, s *Secret, file *string) {
 
 // inlineSecret checks a secret that stands in the configuration itself.
 func (d *decoder) inlineSecret(path string, s Secret, better string) {
-	if placeholder.MatchString(s.Expose()) {
+	if secret.IsPlaceholder(s.Expose()) {
 		d.errorf(path, "is a placeholder, and nothing is put in its place: environment variables are not looked at; "+
 			"name a file that holds the secret as %s", better)
 	}
@@ -596,9 +603,6 @@ func (d *decoder) warnInline(path, better string) {
 	}
 }
 
-// placeholder is what a shell or a template engine would have put something else for.
-var placeholder = regexp.MustCompile(`^(\$\{.*\}|\$\(.*\)|\{\{.*\}\}|\$[A-Z][A-Z0-9_]{3,}|%[A-Z][A-Z0-9_]{3,}%)$`)
-
 // secretFile reads a secret from its file. One newline at the end does not belong to it.
 func (d *decoder) secretFile(path string, s *Secret, file *string) {
 	text, shown, ok := d.read(path, file, maxSecretFile, true)
@@ -610,12 +614,17 @@ func (d *decoder) secretFile(path string, s *Secret, file *string) {
 	case msg != "":
 		d.errorf(path, "%s: %s", shown, msg)
 	default:
-		if placeholder.MatchString(text) {
-			d.warnf(path, "%s holds a placeholder, and nothing is put in its place: write the secret into it", shown)
-		} else if text != strings.TrimSpace(text) {
-			d.warnf(path, "%s %s", shown, padded)
-		}
+		d.doubtFile(path, shown, text)
 		*s = NewSecret(text)
+	}
+}
+
+// doubtFile warns of what a file holds that is hardly the secret that it is for.
+func (d *decoder) doubtFile(path, shown, text string) {
+	if secret.IsPlaceholder(text) {
+		d.warnf(path, "%s holds a placeholder, and nothing is put in its place: write the secret into it", shown)
+	} else if doubt := secret.Doubt(text); doubt != "" {
+		d.warnf(path, "%s %s", shown, doubt)
 	}
 }
 
@@ -644,12 +653,10 @@ func (d *decoder) read(path string, file *string, limit int64, secret bool) (tex
 // line checks that a text of the file fits in one line of a request. It does not show the text.
 func (d *decoder) line(path, text string) {
 	d.check(path, checkLine(text))
-	if text != strings.TrimSpace(text) {
-		d.warnf(path, padded)
+	if doubt := secret.Doubt(text); doubt != "" {
+		d.warnf(path, "%s", doubt)
 	}
 }
-
-const padded = "begins or ends with a blank, which is taken as a part of it: remove it if it is none"
 
 // checkLine returns why a text cannot be in a header; "": it can.
 func checkLine(text string) string {
@@ -662,6 +669,8 @@ func checkLine(text string) string {
 		return "must be a single line"
 	case strings.ContainsFunc(text, unicode.IsControl):
 		return "must not hold control characters"
+	case strings.ContainsFunc(text, func(r rune) bool { return unicode.Is(unicode.Cf, r) }):
+		return "holds a character that nobody can see, such as a zero-width space: type it anew"
 	}
 	return ""
 }

@@ -1,13 +1,13 @@
 package config
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/url"
 	"strings"
 	"time"
 
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/secret"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/units"
 )
 
@@ -89,16 +89,12 @@ func (u URL) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(u.String())) }
 // MarshalText hides the same as String.
 func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
-// signingKeyPrefix marks a secret of the Standard Webhooks specification. It is not part of the
-// base64.
-const signingKeyPrefix = "whsec_"
-
 // SigningKeys returns the keys each request is signed with as the Standard Webhooks specification
 // says (HMAC-SHA256); nil: requests are not signed.
 func (w *Webhook) SigningKeys() [][]byte {
 	var keys [][]byte
 	for _, s := range w.SigningSecrets() {
-		key, err := decodeSigningKey(s)
+		key, err := secret.SigningKey(s.Expose())
 		if err != nil {
 			return nil // not after Load, which refuses such a secret
 		}
@@ -117,26 +113,6 @@ func (w *Webhook) SigningSecrets() []Secret {
 
 // recommendedKeyBytes is the least that the Standard Webhooks specification asks of a key.
 const recommendedKeyBytes = 24
-
-// decodeSigningKey returns the bytes a secret stands for: what follows whsec_ in base64. A secret
-// without that prefix is base64 too, as the reference libraries take it, or, where it is not, used
-// as it stands: some consumers give out plain text.
-func decodeSigningKey(s Secret) ([]byte, error) {
-	if strings.HasPrefix(s.Expose(), "v1,") {
-		return nil, fmt.Errorf(`begins with "v1,", which is no part of the secret: it begins with %s`, signingKeyPrefix)
-	}
-	text, prefixed := strings.CutPrefix(s.Expose(), signingKeyPrefix)
-	key, err := base64.StdEncoding.DecodeString(text)
-	switch {
-	case err != nil && prefixed: // err names a place in the secret
-		return nil, fmt.Errorf("begins with %s, so base64 must follow, and does not", signingKeyPrefix)
-	case err != nil:
-		return []byte(text), nil
-	case len(key) == 0:
-		return nil, fmt.Errorf("holds nothing behind %s", signingKeyPrefix)
-	}
-	return key, nil
-}
 
 // Size is a number of bytes. In the file it may have a unit: 512MiB.
 type Size = units.Size
