@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -125,9 +126,13 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 		in, name = f, e.checkEvent
 	}
 	var ev event.Event
-	d := json.NewDecoder(io.LimitReader(in, maxEventFile))
+	text := bufio.NewReader(io.LimitReader(in, maxEventFile))
+	if mark, _ := text.Peek(len("\ufeff")); string(mark) == "\ufeff" {
+		_, _ = text.Discard(len(mark))
+	}
+	d := json.NewDecoder(text)
 	if err := d.Decode(&ev); err != nil {
-		return fmt.Errorf("--event: %s is no event as JSON: %w", name, err)
+		return fmt.Errorf("--event: %s %s", name, check.EventMistake(err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("--event: %s has something behind the event", name)
@@ -137,6 +142,10 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 	}
 	if err := check.Rated(cfg, &ev); err != nil {
 		return fmt.Errorf("--event: %s %w", name, err)
+	}
+	e.noteTypes([]string{ev.Type})
+	if !slices.ContainsFunc(cfg.HMCs, func(h config.HMC) bool { return h.Name == ev.HMC }) {
+		fmt.Fprintf(e.stderr, "no HMC of the configuration is called %q\n", ev.HMC)
 	}
 	for _, r := range route.All(cfg, &ev) {
 		verdict := "does not get it"

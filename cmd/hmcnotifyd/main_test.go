@@ -343,7 +343,8 @@ sink gathered gets it: it has no match, and so gets every event; collapse may ga
 		t.Errorf("status %d\n%s%s", status, stdout, stderr)
 	}
 	for text, said := range map[string]string{
-		"": "is no event as JSON", "[1]": "is no event as JSON", "{}": "is no event: it has no type", "garbage": "is no event as JSON",
+		"": "is no event as JSON: it is empty", "[1]": "is no event as JSON: that is one object in braces", `{"type":`: "is no event as JSON: it ends in the middle",
+		`{"type":1}`: "is no event: type must be a string", "{}": "is no event: it has no type", "garbage": "is no event as JSON",
 		`{"type":"x","hmc":"a"} garbage`: "has something behind the event", `{"type":"x","hmc":"a"}{}`: "has something behind the event",
 		`{"type":"x","hmc":"a","severity":"crit"}`: `has the severity "crit", which is none of info, warning, critical`,
 	} {
@@ -369,6 +370,11 @@ sink gathered gets it: it has no match, and so gets every event; collapse may ga
 	write(t, ev, `{"type":"status-change","hmc":"east","body":{"change-reports":[{"old-status":"active","new-status":"status-check"}]}}`)
 	if status, stdout, stderr := call("check-config", "--event", ev, cfg); status != 0 || !strings.Contains(stdout, "sink pager gets it: match[0] fits") {
 		t.Errorf("an event without severity: status %d, %s%s", status, stdout, stderr)
+	}
+	write(t, ev, "\ufeff"+`{"type":"status_change","hmc":"easy"}`)
+	note := "no event of the type \"status_change\" is known, did you mean \"status-change\"?\nno HMC of the configuration is called \"easy\"\n"
+	if status, _, stderr := call("check-config", "--event", ev, cfg); status != 0 || stderr != note {
+		t.Errorf("an event that does not come, behind a byte order mark: status %d, %s", status, stderr)
 	}
 	if status, _, stderr := call("check-config", "--event=", cfg); status != 2 || !strings.Contains(stderr, "--event must not be empty") {
 		t.Errorf("status %d, %s", status, stderr)

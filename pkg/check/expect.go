@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -33,13 +32,19 @@ type expectation struct {
 	// for people
 	Name   string    `yaml:"name"`
 	Event  yamlValue `yaml:"event"`
-	Expect *struct {
-		Sinks    []string             `yaml:"sinks"`
-		Severity *string              `yaml:"severity"`
-		Labels   map[string]string    `yaml:"labels"`
-		Runbook  *string              `yaml:"runbook"`
-		Body     map[string]yamlValue `yaml:"body"`
-	} `yaml:"expect"`
+	Expect expected  `yaml:"expect"`
+}
+
+type expected struct {
+	Sinks    []string             `yaml:"sinks"`
+	Severity *string              `yaml:"severity"`
+	Labels   map[string]string    `yaml:"labels"`
+	Runbook  *string              `yaml:"runbook"`
+	Body     map[string]yamlValue `yaml:"body"`
+}
+
+func (w *expected) isEmpty() bool {
+	return w.Sinks == nil && w.Severity == nil && len(w.Labels) == 0 && w.Runbook == nil && len(w.Body) == 0
 }
 
 // Expectations holds what a configuration does with events against what a file expects of it. Each
@@ -108,17 +113,6 @@ func Rated(cfg *config.Config, e *event.Event) error {
 	return nil
 }
 
-// mistakeNoise is what errors of the YAML library have of our own types.
-var mistakeNoise = regexp.MustCompile(`^yaml: (?:unmarshal errors:\s*)?| in type \S+`)
-
-func yamlMistake(err error) string {
-	lines := strings.Split(mistakeNoise.ReplaceAllString(err.Error(), ""), "\n")
-	for i := range lines {
-		lines[i] = strings.TrimSpace(lines[i])
-	}
-	return strings.Join(lines, "; ")
-}
-
 // examiner knows a configuration, and makes its sinks as they are needed.
 type examiner struct {
 	cfg           *config.Config
@@ -140,7 +134,7 @@ func (x *examiner) close() {
 // examine returns in which ways an event is not as expected. The error says what is wrong with the
 // expectation itself.
 func (x *examiner) examine(want *expectation) (differences []string, err error) {
-	if want.Expect == nil {
+	if want.Expect.isEmpty() {
 		return nil, errors.New("expects nothing: give it expect, with sinks, severity, labels, runbook or body")
 	}
 	e, err := x.event(want.Event.is)
@@ -209,16 +203,19 @@ func (x *examiner) event(given any) (*event.Event, error) {
 		return nil, errors.New("event must be an event, or the name of a file with one as JSON")
 	}
 	e := new(event.Event)
-	d := json.NewDecoder(bytes.NewReader(data))
+	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(data, []byte(utf8Mark))))
 	d.DisallowUnknownFields()
 	if err := d.Decode(e); err != nil {
-		return nil, fmt.Errorf("event: is no event as sinks get it: %w", err)
+		return nil, fmt.Errorf("event: %s", EventMistake(err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("event: something stands behind it")
 	}
 	if e.Type == "" {
 		return nil, errors.New("event: has no type")
+	}
+	if near := event.Nearest(e.Type, event.Types()); near != "" && !slices.Contains(event.Types(), e.Type) {
+		return nil, fmt.Errorf("event: no event of the type %q is known, did you mean %q?", e.Type, near)
 	}
 	e.HMC = cmp.Or(e.HMC, x.cfg.HMCs[0].Name)
 	e.ID = cmp.Or(e.ID, event.NewID("test"))
