@@ -127,7 +127,7 @@ hmcs:
 sinks:
   - name: s
     webhook: {url: "http://hooks.example.com/token"}
-    match: [{type: [job-completed, "status-.*", new-type-of-tomorrow]}, {class: [lpar, partition, "virtual-.*", ccp, "x.*"]}]
+    match: [{type: [job-completed, "status-.*", new-type-of-tomorrow, "status-change | os-message"]}, {class: [lpar, partition, "virtual-.*", ccp, "x.*"]}]
     batch: {max_wait: 1s}
     collapse: true
   - {name: local, webhook: {url: "http://[::1]:8080/"}, collapse: false}
@@ -145,6 +145,7 @@ heartbeat_interval: 1m
 		"11: hmcs[2].password_file: " + filepath.Join(filepath.Dir(c.File), "env") + " holds a placeholder, and nothing is put in its place: write the secret into it",
 		"14: sinks[0].webhook.url: is http: events and their signature travel unencrypted",
 		`15: sinks[0].match[0].type[0]: no event of the type "job-completed" is known, did you mean "job-completion"?`,
+		`15: sinks[0].match[0].type[3]: "status-change | os-message" matches no type of events that is known`,
 		`15: sinks[0].match[1].class[0]: "lpar" matches no class of resources that HMCs are known to have; is logical-partition meant?`,
 		`15: sinks[0].match[1].class[3]: "ccp" matches no class of resources that HMCs are known to have; is cpc meant?`,
 		`15: sinks[0].match[1].class[4]: "x.*" matches no class of resources that HMCs are known to have`,

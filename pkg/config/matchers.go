@@ -166,7 +166,11 @@ func (d *decoder) matcher(path string, m *match.Matcher, from *sources) {
 	types := event.Types()
 	for i, p := range m.Type {
 		at := element(at("type"), m.Type, i)
-		if near := event.Nearest(p.String(), types); p.Literal() && near != "" && !slices.Contains(types, p.String()) {
+		switch near := event.Nearest(p.String(), types); {
+		case slices.ContainsFunc(types, p.Match):
+		case !p.Literal():
+			d.warnf(at, "%s matches no type of events that is known", quote(p.String()))
+		case near != "":
 			d.warnf(at, "no event of the type %s is known, did you mean %q?", quote(p.String()), near)
 		}
 		if p.Literal() && p.String() == event.TypeStatusChangeSummary {
