@@ -33,6 +33,7 @@ type certOptions struct {
 	notBefore, notAfter time.Time
 	ca                  *testCert // nil: self-signed
 	isCA                bool
+	algorithm           x509.SignatureAlgorithm
 }
 
 type testCert struct {
@@ -57,7 +58,7 @@ func newCert(t *testing.T, o certOptions) *testCert {
 		Subject:      pkix.Name{CommonName: o.name},
 		DNSNames:     o.dns, IPAddresses: o.ips,
 		NotBefore: o.notBefore, NotAfter: o.notAfter,
-		IsCA: o.isCA, BasicConstraintsValid: true,
+		IsCA: o.isCA, BasicConstraintsValid: true, SignatureAlgorithm: o.algorithm,
 		KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
@@ -205,6 +206,40 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// Where the CA file has a certificate of the right name, its text does not say that it is missing.
+func TestExplainCandidates(t *testing.T) {
+	ca := newCert(t, certOptions{name: "Example CA", isCA: true})
+	later := newCert(t, certOptions{name: "Example CA", isCA: true})
+	none := newCert(t, certOptions{name: "Example CA"})
+	leaf := certOptions{name: "hmc1", dns: []string{"hmc1"}, ca: ca}
+	of := func(change func(o *certOptions)) *testCert {
+		o := leaf
+		change(&o)
+		return newCert(t, o)
+	}
+	for name, tc := range map[string]struct {
+		in, server *testCert
+		want       string
+	}{
+		"SHA-1":           {ca, of(func(o *certOptions) { o.algorithm = x509.ECDSAWithSHA1 }), "but is signed with ECDSA-SHA1, which nobody accepts any more: have a certificate made for the HMC that is signed with SHA-256 or better"},
+		"later authority": {ca, of(func(o *certOptions) { o.ca = later }), "but was not signed by that one: there is another authority of the same name"},
+		"no authority":    {none, of(func(o *certOptions) { o.ca = none }), "but that certificate is not of an authority"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "ca.pem")
+			if err := os.WriteFile(file, pemOf(t, tc.in.cert), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			trust := TLS{CAFile: file}
+			err := handshake(t, serverConfig(tc.server), trust, "hmc1")
+			want := "the certificate of hmc1 leads to Example CA, which is in tls.ca_file (" + file + "), " + tc.want
+			if got := trust.Explain(err); !strings.HasPrefix(got, want) {
+				t.Errorf("%v\n got %q\nwant %q", err, got, want)
+			}
+		})
+	}
+}
+
 func pool(t *testing.T, pem ...[]byte) *x509.CertPool {
 	t.Helper()
 	p := x509.NewCertPool()
@@ -291,7 +326,8 @@ func TestExplainWhatGoRefuses(t *testing.T) {
 		"RSA key exchange only": {
 			rsaOnly, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
 			"tlsrsakex=1", "the HMC refused the TLS connection (tls: handshake failure): it may have no cipher suite with ECDHE, which is what is offered: enable such ones there; " +
-				"if it has suites with an RSA key exchange only, GODEBUG=tlsrsakex=1 in the environment of hmcnotifyd offers those too; suites with DHE only cannot be used",
+				"if it has suites with an RSA key exchange only, GODEBUG=tlsrsakex=1 in the environment of hmcnotifyd offers those too; suites with DHE only cannot be used; " +
+				"nor can a certificate whose key is neither RSA nor ECDSA on P-256, P-384 or P-521",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

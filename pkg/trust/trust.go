@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,8 @@ const (
 	handshakeFailure = "handshake failure"
 	keyExchange      = "it may have no cipher suite with ECDHE, which is what is offered: enable such ones there; " +
 		"if it has suites with an RSA key exchange only, GODEBUG=tlsrsakex=1 in the environment of hmcnotifyd " +
-		"offers those too; suites with DHE only cannot be used"
+		"offers those too; suites with DHE only cannot be used; nor can a certificate whose key is neither RSA nor " +
+		"ECDSA on P-256, P-384 or P-521"
 )
 
 // Settings are what a side has set about the certificate of its peer.
@@ -87,7 +89,7 @@ func (s Settings) Explain(err error) string {
 	case errors.As(err, &invalid) && invalid.Cert != nil:
 		return explainInvalid(invalid, peer)
 	case errors.As(err, &unknown):
-		return s.explainUnknown(unknown.Cert, leafOf(err), key, peer)
+		return s.explainUnknown(unknown, leafOf(err), key, peer)
 	case errors.As(err, &roots):
 		return fmt.Sprintf("the certificate authorities of this system cannot be read (%v): "+
 			"install them, or name a file with the %s's CA certificate in %s.ca_file", roots.Err, peer, key)
@@ -100,6 +102,10 @@ func (s Settings) Explain(err error) string {
 		}
 		if strings.Contains(op.Err.Error(), handshakeFailure) {
 			return fmt.Sprintf("the %s refused the TLS connection (%v): %s", peer, op.Err, keyExchange)
+		}
+		if strings.Contains(op.Err.Error(), "certificate required") {
+			return fmt.Sprintf("the %s refused the TLS connection (%v): it wants to see a certificate of this side",
+				peer, op.Err)
 		}
 		return fmt.Sprintf("the %s refused the TLS connection (%v)", peer, op.Err)
 	case err != nil && strings.Contains(err.Error(), negativeSerial):
@@ -119,10 +125,27 @@ func leafOf(err error) *x509.Certificate {
 	return nil
 }
 
-func (s Settings) explainUnknown(cert, leaf *x509.Certificate, key, peer string) string {
-	if leaf == nil {
-		leaf = cert
+// candidate is what crypto/x509 says of a certificate of an authority that has the right name.
+var candidate = regexp.MustCompile(
+	`possibly because of "(.*)" while trying to verify candidate authority certificate "(.*)"`)
+
+// whyNot says why such a certificate does not count, by what crypto/x509 says.
+func whyNot(problem, peer string) string {
+	switch {
+	case strings.Contains(problem, "insecure algorithm"):
+		_, algorithm, _ := strings.Cut(problem, "insecure algorithm ")
+		return fmt.Sprintf("is signed with %s, which nobody accepts any more: have a certificate made for the %s "+
+			"that is signed with SHA-256 or better", cmp.Or(algorithm, "an old algorithm"), peer)
+	case strings.Contains(problem, "cannot sign"):
+		return "that certificate is not of an authority (basic constraints, key usage), and may not sign others: " +
+			"have the authority's made anew"
 	}
+	return "was not signed by that one: there is another authority of the same name, such as a later one: " +
+		"put the certificate of the one that signs now into that file"
+}
+
+func (s Settings) explainUnknown(unknown x509.UnknownAuthorityError, leaf *x509.Certificate, key, peer string) string {
+	leaf = cmp.Or(leaf, unknown.Cert)
 	where := "into a file and name it in " + key + ".ca_file"
 	if leaf == nil {
 		return fmt.Sprintf("the %s's certificate is signed by an unknown authority: "+
@@ -135,6 +158,10 @@ func (s Settings) explainUnknown(cert, leaf *x509.Certificate, key, peer string)
 			not = " and not"
 		}
 		not += fmt.Sprintf(" in %s.ca_file (%s)", key, s.CAFile)
+	}
+	if found := candidate.FindStringSubmatch(unknown.Error()); found != nil && s.CAFile != "" {
+		return fmt.Sprintf("the certificate of %s leads to %s, which is in %s.ca_file (%s), but %s",
+			Subject(leaf), found[2], key, s.CAFile, whyNot(found[1], peer))
 	}
 	if selfSigned {
 		return fmt.Sprintf("the certificate of %s is self-signed (SHA-256 fingerprint %X)%s: "+
