@@ -33,20 +33,20 @@ func TestListsAreLimited(t *testing.T) {
 		tooMany bool
 		problem string
 	}{
-		"as many as are taken":  {listOf("partitions", MaxPartitions), MaxPartitions, false, ""},
-		"one more":              {listOf("partitions", MaxPartitions+1), MaxPartitions, true, ""},
-		"many more":             {listOf("partitions", 5*MaxPartitions), MaxPartitions, true, ""},
-		"few, and much else":    {`{"partitions":[{"name":"p0"},{"name":"p1"}],"z":"` + strings.Repeat("z", maxAnswer), 2, true, ""},
-		"cut before the list":   {`{"z":"` + strings.Repeat("z", maxAnswer), 0, true, ""},
-		"none":                  {listOf("partitions", 0), 0, false, ""},
-		"null":                  {`{"partitions":null}`, 0, false, ""},
-		"no list":               {`{}`, 0, false, ""},
-		"twice":                 {`{"partitions":[{}],"partitions":[{},{}]}`, 2, false, ""},
-		"no array":              {`{"partitions":{}}`, 0, false, "no array of partitions"},
-		"no object":             {`[]`, 0, false, "no object"},
-		"an element of no kind": {`{"partitions":[1]}`, 0, false, "cannot unmarshal"},
-		"no JSON behind it":     {listOf("partitions", 1) + "x", 0, false, "invalid character"},
-		"cut by the HMC":        {`{"partitions":[{},`, 0, false, "unexpected end"},
+		"as many as are taken": {listOf("partitions", MaxPartitions), MaxPartitions, false, ""},
+		"one more":             {listOf("partitions", MaxPartitions+1), MaxPartitions, true, ""},
+		"many more":            {listOf("partitions", 5*MaxPartitions), MaxPartitions, true, ""},
+		"few, and much else":   {`{"partitions":[{"name":"p0","object-uri":"a"},{"name":"p1","object-uri":"b"}],"z":"` + strings.Repeat("z", maxAnswer), 2, true, ""},
+		"cut before the list":  {`{"z":"` + strings.Repeat("z", maxAnswer), 0, true, ""},
+		"none":                 {listOf("partitions", 0), 0, false, ""},
+		"null":                 {`{"partitions":null}`, 0, false, ""},
+		"no list":              {`{}`, 0, false, ""},
+		"twice":                {`{"partitions":[5],"partitions":[{"name":"p0","object-uri":"a"},{"name":"p1","object-uri":"b"}]}`, 2, false, ""},
+		"no array":             {`{"partitions":{}}`, 0, false, "no array of partitions"},
+		"no object":            {`[]`, 0, false, "no object"},
+		"elements of no kind":  {`{"partitions":[1,{"object-uri":"p0","name":7},null,"x",[],{},{"object-uri":7},{"name":"p1","object-uri":"b"}]}`, 2, false, "of the partitions in the answer 6 are not as it is documented"},
+		"no JSON behind it":    {listOf("partitions", 1) + "x", 0, false, "invalid character"},
+		"cut by the HMC":       {`{"partitions":[{},`, 0, false, "unexpected end"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := startWire(t, "127.0.0.1:0", func(int, request) string { return jsonAnswer(200, test.answer) })

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 )
 
 // What is taken of one answer, well above what the largest sites have.
@@ -45,6 +46,10 @@ type limited[T any] struct {
 	max    int
 	items  []T
 	more   bool
+	// usable says whether an element names what it is; nil: each does. One that does not, or is no
+	// object, is left out.
+	usable func(*T) bool
+	odd    int
 }
 
 func (l *limited[T]) decode(data []byte, cut bool) error {
@@ -87,7 +92,7 @@ func (l *limited[T]) read(d *json.Decoder) error {
 }
 
 func (l *limited[T]) readItems(d *json.Decoder) error {
-	l.items = nil // where there are two, the last one counts
+	l.items, l.odd = nil, 0 // where there are two, the last one counts
 	switch begin, err := d.Token(); {
 	case err != nil || begin == nil: // null
 		return err
@@ -105,8 +110,13 @@ func (l *limited[T]) readItems(d *json.Decoder) error {
 		var item T
 		if err := json.Unmarshal(raw, &item); err != nil {
 			if item, err = withoutOdd[T](raw, err); err != nil {
-				return err
+				l.odd++
+				continue
 			}
+		}
+		if l.usable != nil && !l.usable(&item) {
+			l.odd++
+			continue
 		}
 		l.items = append(l.items, item)
 	}
@@ -134,10 +144,15 @@ func withoutOdd[T any](object []byte, err error) (item T, _ error) {
 	return item, nil
 }
 
-// list returns the elements, and a TooManyError where there are more of them.
+// list returns the elements, with a TooManyError where there are more of them, or with an
+// AnswerError where some could not be read.
 func (l *limited[T]) list(err error) ([]T, error) {
-	if err == nil && l.more {
+	switch {
+	case err == nil && l.more:
 		err = &TooManyError{l.what, len(l.items)}
+	case err == nil && l.odd > 0:
+		err = &AnswerError{Status: http.StatusOK, Problem: fmt.Sprintf(
+			"of the %s in the answer %d are not as it is documented, and are left out", l.what, l.odd)}
 	}
 	return l.items, err
 }

@@ -18,9 +18,12 @@ const (
 // ListCPCs lists the CPCs that the userid has access to (List CPC Objects, as zhmcclient calls it).
 // It takes one request, and works for a CPC that does not communicate as well, which Get CPC
 // Properties does not (409 with reason 272). Where there are more than MaxCPCs it returns a
-// *TooManyError along with as many.
+// *TooManyError along with as many, and where some cannot be read an *AnswerError along with
+// the others.
 func (s *Session) ListCPCs(ctx context.Context) ([]CPC, error) {
-	answer := limited[CPC]{member: "cpcs", what: "CPCs", max: MaxCPCs}
+	answer := limited[CPC]{
+		member: "cpcs", what: "CPCs", max: MaxCPCs, usable: func(c *CPC) bool { return c.ObjectURI != "" },
+	}
 	err := s.get(ctx, opListCPCs, "/api/cpcs", &answer)
 	return answer.list(err)
 }

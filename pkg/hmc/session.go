@@ -248,17 +248,22 @@ func (s *Session) Logoff(ctx context.Context) error {
 func (s *Session) Lost() bool { return s.lost.Load() }
 
 // ListPermittedPartitions lists the DPM partitions of all CPCs that the userid has access to. Where
-// there are more than MaxPartitions it returns a *TooManyError along with as many.
+// there are more than MaxPartitions it returns a *TooManyError along with as many, and where some
+// cannot be read an *AnswerError along with the others.
 func (s *Session) ListPermittedPartitions(ctx context.Context) ([]Partition, error) {
-	answer := limited[Partition]{member: "partitions", what: "partitions", max: MaxPartitions}
+	answer := limited[Partition]{member: "partitions", what: "partitions", max: MaxPartitions, usable: hasURI}
 	err := s.get(ctx, opListPermittedPartitions, "/api/console/operations/"+opListPermittedPartitions, &answer)
 	return answer.list(err)
 }
 
+func hasURI(p *Partition) bool { return p.ObjectURI != "" }
+
 // ListPermittedLogicalPartitions lists the classic logical partitions of all CPCs that the userid
-// has access to, within the same limit.
+// has access to, in the same way.
 func (s *Session) ListPermittedLogicalPartitions(ctx context.Context) ([]Partition, error) {
-	answer := limited[Partition]{member: "logical-partitions", what: "logical partitions", max: MaxPartitions}
+	answer := limited[Partition]{
+		member: "logical-partitions", what: "logical partitions", max: MaxPartitions, usable: hasURI,
+	}
 	const operation = opListPermittedLogicalPartitions
 	err := s.get(ctx, operation, "/api/console/operations/"+operation, &answer)
 	return answer.list(err)

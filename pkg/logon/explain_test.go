@@ -1,6 +1,7 @@
 package logon
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -38,6 +39,24 @@ func TestExplainIsForPeople(t *testing.T) {
 	}
 	if got, want := Explain(&config.HMC{}, fmt.Errorf("x: %w", lost)), "x: the HMC closed the link: EOF"; got != want {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Lists that take too long are said once, with what to do, and not as if nothing ever answered.
+func TestExplainLists(t *testing.T) {
+	cfg := &config.HMC{RESTPort: 7000, RESTTimeout: 30 * time.Second}
+	late := &hmc.ConnectError{Host: "h", Reason: hmc.ReasonTimeout, Err: fmt.Errorf("no answer within 30s: %w", context.DeadlineExceeded)}
+	odd := &hmc.AnswerError{Status: 200, Problem: "cut"}
+	for want, err := range map[string]error{
+		"h: no answer within 30s; where this HMC takes longer, set rest_timeout (now 30s) to more": errors.Join(errors.Join(late, late, late), nil),
+		"HTTP status 200: cut; EOF": errors.Join(odd, io.EOF),
+	} {
+		if got := ExplainLists(cfg, err); got != want {
+			t.Errorf("%q\nwant %q", got, want)
+		}
+	}
+	if got := Explain(&config.HMC{RESTPort: hmc.DefaultPort, RESTTimeout: time.Second}, late); !strings.HasSuffix(got, "set rest_timeout (now 1s) to more") {
+		t.Error(got)
 	}
 }
 

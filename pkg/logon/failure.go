@@ -1,9 +1,11 @@
 package logon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
@@ -78,6 +80,28 @@ func Explain(cfg *config.HMC, err error) string {
 		// A broker closes sooner or later, or the request has ended before.
 		text += fmt.Sprintf("; if rest_port (%d) is the port of STOMP nobody ever answers there: "+
 			"the Web Services API is at another one, on HMCs %d", cfg.RESTPort, hmc.DefaultPort)
+	case strings.Contains(text, "no answer within"):
+		text += longer(cfg)
+	}
+	return text
+}
+
+// longer says what to set where an HMC is too slow.
+func longer(cfg *config.HMC) string {
+	return fmt.Sprintf("; where this HMC takes longer, set rest_timeout (now %v) to more", cfg.RESTTimeout)
+}
+
+// ExplainLists is Explain for what failed in a session that is there, each of it once.
+func ExplainLists(cfg *config.HMC, err error) string {
+	var texts []string
+	for text := range strings.SplitSeq(err.Error(), "\n") {
+		if text = strings.TrimSuffix(text, ": "+context.DeadlineExceeded.Error()); !slices.Contains(texts, text) {
+			texts = append(texts, text)
+		}
+	}
+	text := strings.Join(texts, "; ")
+	if errors.Is(err, context.DeadlineExceeded) {
+		text += longer(cfg)
 	}
 	return text
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/estate"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/hmc"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logon"
 )
 
 // lister lists the CPCs and partitions that the userid may see: for their names, for which of them
@@ -180,16 +181,15 @@ func (l *lister) publish(failed, tooMany error, list *estate.Listing) {
 		k.source.setListing("", "")
 		return
 	}
-	k.Rec.Problem("states, which could not be compared: " + err.Error())
-	problem := ""
+	problem, text := "", logon.ExplainLists(&k.Cfg, err)
+	k.Rec.Problem("states, which could not be compared: " + text)
 	whole := list.Complete[estate.ClassPartition] && list.Complete[estate.ClassLogicalPartition]
 	if len(k.Cfg.OSMessages) > 0 && !whole {
-		problem = "the partitions could not be listed: " + err.Error()
+		problem = "the partitions could not be listed: " + text
 	}
-	unread := "not all CPCs and partitions could be listed: " + err.Error()
-	if k.source.setListing(problem, unread) || l.again.tries == 1 {
+	if k.source.setListing(problem, "not all CPCs and partitions could be listed: "+text) || l.again.tries == 1 {
 		k.log.Warn("not all CPCs and partitions could be listed; "+
-			"new names and OS messages of the others have to wait until they can", zap.Error(err))
+			"new names and OS messages of the others have to wait until they can", zap.String("error", text))
 	}
 }
 
