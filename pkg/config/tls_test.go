@@ -128,6 +128,19 @@ func serverConfig(c *testCert) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{{Certificate: [][]byte{c.cert.Raw}, PrivateKey: c.key}}}
 }
 
+// A self-signed certificate that was renewed is to be put into the file as it is.
+func TestExplainRenewed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	before, now := newCert(t, certOptions{name: "hmc1", dns: []string{"hmc1"}}), newCert(t, certOptions{name: "hmc1", dns: []string{"hmc1"}})
+	if err := os.WriteFile(file, pemOf(t, before.cert), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("the certificate of hmc1 is self-signed (SHA-256 fingerprint %X) and not in tls.ca_file (%s): ", sha256.Sum256(now.cert.Raw), file)
+	if got := (TLS{CAFile: file}).Explain(handshake(t, serverConfig(now), TLS{CAFile: file}, "hmc1")); !strings.HasPrefix(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestExplain(t *testing.T) {
 	ca := newCert(t, certOptions{name: "Example CA", isCA: true})
 	caFile := filepath.Join(t.TempDir(), "ca.pem")

@@ -159,7 +159,7 @@ func (s Settings) explainUnknown(unknown x509.UnknownAuthorityError, leaf *x509.
 		}
 		not += fmt.Sprintf(" in %s.ca_file (%s)", key, s.CAFile)
 	}
-	if found := candidate.FindStringSubmatch(unknown.Error()); found != nil && s.CAFile != "" {
+	if found := candidate.FindStringSubmatch(unknown.Error()); found != nil && s.CAFile != "" && !selfSigned {
 		return fmt.Sprintf("the certificate of %s leads to %s, which is in %s.ca_file (%s), but %s",
 			Subject(leaf), found[2], key, s.CAFile, whyNot(found[1], peer))
 	}
