@@ -297,6 +297,9 @@ func (h *health) show(s *status.SinkStatus, cfg *config.Sink) {
 // notReady says why the daemon is not ready because of the sink, and what to do. h is locked.
 func (h *health) notReady(advice string) string {
 	what := fmt.Sprintf("%d attempts failed", h.total)
+	if h.total == 1 {
+		what = "one attempt failed"
+	}
 	if h.pause != nil {
 		what = fmt.Sprintf("paused (%s) since %s", h.pause.reason, h.pause.since.UTC().Format(time.RFC3339))
 	}

@@ -22,8 +22,12 @@ func Advice(cfg *config.Sink, reason Reason, status int) string {
 		return "the consumer does not answer in time: look at its load and at firewalls; " +
 			"timeout sets how long it may take"
 	case ReasonTLS:
-		return "the consumer's certificate is not trusted, or does not fit its name: look at the sink's TLS settings"
+		return "the consumer's certificate is not trusted, or does not fit its name, or there is no TLS at this " +
+			"address: look at the sink's TLS settings, and whether scheme and port are right"
 	case ReasonAuthorization:
+		if status == http.StatusProxyAuthRequired {
+			return "the proxy wants to know who sends: put its userid and password into proxy_url of http_config"
+		}
 		return "the consumer does not accept who sends it: check " + credentials(cfg)
 	case ReasonMoved:
 		return "the address has moved: set " + address(cfg) + " to the new one, redirects are not followed"
@@ -40,6 +44,9 @@ func Advice(cfg *config.Sink, reason Reason, status int) string {
 	case ReasonNoSpace:
 		if cfg.Elasticsearch != nil {
 			return "nothing may be written to the index: make space on the cluster's disks, or lift its block"
+		}
+		if status != 0 {
+			return "the consumer has no space left: make some there"
 		}
 		return "make space on that disk"
 	case ReasonPermission:
