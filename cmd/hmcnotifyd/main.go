@@ -21,6 +21,7 @@ import (
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/cmdline"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/config"
 	"github.com/hmcnotifyd/hmcnotifyd/pkg/event"
+	"github.com/hmcnotifyd/hmcnotifyd/pkg/logs"
 )
 
 // The exit statuses.
@@ -167,8 +168,9 @@ func printError(w io.Writer, err error) {
 	if _, ok := errors.AsType[config.Errors](err); ok {
 		prefix = ""
 	}
+	priority := logs.ErrorPriority(w)
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		fmt.Fprintf(w, "%s\n", event.Printable(prefix+line))
+		fmt.Fprintf(w, "%s%s\n", priority, event.Printable(prefix+line))
 	}
 }
 

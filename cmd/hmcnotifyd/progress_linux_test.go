@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -153,5 +154,30 @@ func TestProgressOnTerminal(t *testing.T) {
 	terminal.Waiting(&out, func() string { return "waiting" })()
 	if out.Len() != 0 {
 		t.Errorf("%q", out.String())
+	}
+}
+
+// What ends the program has the priority of an error in the journal, also where there is no log yet.
+func TestWhyItEndsIsAnErrorInTheJournal(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"--config.file=" + t.TempDir() + "/none"}, {"--no-such-flag"}, {"check-config", t.TempDir()},
+	} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "journal"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s unix.Stat_t
+		if err := unix.Fstat(int(f.Fd()), &s); err != nil {
+			t.Fatal(err)
+		}
+		if startWriting(t, nil, f, []string{fmt.Sprintf("JOURNAL_STREAM=%d:%d", s.Dev, s.Ino)}, args...).wait() == 0 {
+			t.Errorf("%q: no error", args)
+		}
+		_ = f.Close()
+		text, err := os.ReadFile(f.Name())
+		if err != nil || !strings.HasPrefix(string(text), "<3>") || strings.Count(string(text), "\n") != 1 {
+			t.Errorf("%q: %s, %v", args, text, err)
+		}
 	}
 }

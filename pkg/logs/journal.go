@@ -24,6 +24,15 @@ func toJournal(w io.Writer) bool {
 	return err == nil && uint64(s.Dev) == dev && s.Ino == ino
 }
 
+// ErrorPriority is what a line begins with that says to w why the program ends: "" where that is
+// not the journal.
+func ErrorPriority(w io.Writer) string {
+	if toJournal(w) {
+		return "<3>"
+	}
+	return ""
+}
+
 // journalEncoder begins each line with its priority, as the journal takes it from what a service
 // writes (sd-daemon(3)).
 type journalEncoder struct{ zapcore.Encoder }

@@ -49,6 +49,7 @@ func TestJournalPriority(t *testing.T) {
 				defer func() { _ = recover() }()
 				log.DPanic("p")
 			}()
+			_, _ = fmt.Fprintln(f, ErrorPriority(f)+"the last line")
 			if err := f.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +65,7 @@ func TestJournalPriority(t *testing.T) {
 				}
 				got = append(got, priority)
 			}
-			want := []string{"<7", "<6", "<4", "<3", "<3", "<2"}
+			want := []string{"<7", "<6", "<4", "<3", "<3", "<2", "<3"}
 			if !journal {
 				want = make([]string, len(want))
 			}
