@@ -45,6 +45,10 @@ func Advice(cfg *config.Sink, reason Reason, status int) string {
 		if cfg.Elasticsearch != nil {
 			return "nothing may be written to the index: make space on the cluster's disks, or lift its block"
 		}
+		if cfg.NATS != nil {
+			return "the stream, or the disk of its server, is full: raise the stream's limits, " +
+				"or have it discard old messages"
+		}
 		if status != 0 {
 			return "the consumer has no space left: make some there"
 		}

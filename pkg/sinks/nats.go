@@ -621,6 +621,11 @@ func (n *natsSink) refused(link *natsLink, m *natsMessage, err error) error {
 		return tooLarge("max_msg_size of the stream")
 	case errors.As(err, &api) && api.ErrorCode == natsErrCodeOtherStream:
 		return because(ReasonNotFound, "the stream that takes the subject %q is not %s", m.subject, n.only)
+	case api != nil && api.ErrorCode == natsErrCodeSealed:
+		return because(ReasonNotFound, "the stream that takes the subject %q is sealed: have another one take it",
+			m.subject)
+	case api != nil && slices.Contains(natsErrCodesFull, api.ErrorCode):
+		return because(ReasonNoSpace, "subject %q: %w", m.subject, err)
 	case api != nil: // its codes are those of HTTP
 		return because(statusReason(api.Code), "subject %q: %w", m.subject, err)
 	}
@@ -647,9 +652,16 @@ var natsErrors = []knownErrors{
 	}},
 }
 
-// natsErrCodeOtherStream is what a stream answers that is not the one asked for. The library does
-// not name it.
-const natsErrCodeOtherStream jetstream.ErrorCode = 10060
+// What streams answer; the library does not name it.
+const (
+	// It is not the one asked for.
+	natsErrCodeOtherStream jetstream.ErrorCode = 10060
+	natsErrCodeSealed      jetstream.ErrorCode = 10109
+)
+
+// natsErrCodesFull are those of a server, an account and a stream with no room for a message: a
+// limit of theirs, or the disk.
+var natsErrCodesFull = []jetstream.ErrorCode{10023, 10047, 10077}
 
 // lookUp looks for the stream without sending an event.
 func (n *natsSink) lookUp(ctx context.Context, link *natsLink) error {

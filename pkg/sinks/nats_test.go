@@ -478,6 +478,33 @@ func TestNATSErrors(t *testing.T) {
 	}
 }
 
+// A stream that cannot take anything is said with what to do about it.
+func TestNATSStreamsThatTakeNothing(t *testing.T) {
+	t.Parallel()
+	for answer, want := range map[string]string{
+		`{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"}}`:                "have it discard old messages",
+		`{"error":{"code":500,"err_code":10047,"description":"insufficient storage resources available"}}`: "raise the stream's limits",
+		`{"error":{"code":400,"err_code":10109,"description":"invalid operation on sealed stream"}}`:       "a stream takes the subject",
+	} {
+		s := startNATS(t)
+		nc, _ := s.client()
+		if _, err := nc.Subscribe("hmc.>", func(m *nats.Msg) { _ = m.Respond([]byte(answer)) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		err := natsTo(t, s, func(*config.Sink) {}).Send(t.Context(), records(0, 1))
+		reason, status := ReasonOf(err)
+		if got := Advice(&config.Sink{NATS: &config.NATS{}}, reason, status); !strings.Contains(got, want) {
+			t.Errorf("%v: %s", err, got)
+		}
+		if _, paused := errors.AsType[*PausedError](err); paused != strings.Contains(answer, "sealed") {
+			t.Errorf("%v: paused %v", err, paused)
+		}
+	}
+}
+
 // An event that is too large is refused for good, by itself: the rest of its batch arrives, and once.
 func TestNATSTooLarge(t *testing.T) {
 	t.Parallel()
