@@ -202,10 +202,13 @@ func TestWhatIsHardlyMeantOfSinks(t *testing.T) {
 		`webhook: {url: "https://h/x", secret: "whsk_YWJj"}`:                                                   `webhook.secret: begins with "whsk_"`,
 		`webhook: {url: "https://h/x", secret: "whpk_YWJj"}`:                                                   `webhook.secret: begins with "whpk_"`,
 		`webhook: {url: "https://h/x", secret: "v1a,YWJj"}`:                                                    `webhook.secret: begins with "v1a,"`,
-		`log: {output: STDOUT}`:        "log.output: must be stdout",
-		`log: {output: ~/events.log}`:  "log.output: must be a path as it is",
-		`log: {output: "$HOME/a.log"}`: "log.output: must be a path as it is",
-		`log: {output: a~b.log}`:       "",
+		`log: {output: STDOUT}`:                          "log.output: must be stderr, stdout, or a path as it is",
+		`log: {output: ~/events.log}`:                    "log.output: must be stderr, stdout, or a path as it is",
+		`log: {output: "$HOME/a.log"}`:                   "log.output: must be stderr, stdout, or a path as it is",
+		`log: {output: a~b.log}`:                         "",
+		`log: {output: none/b.log}`:                      "log.output: is in a directory that is not there",
+		`splunk: {url: "https://h", token_file: none}`:   "splunk.token_file: what it names cannot be read: no such file",
+		`splunk: {url: "https://h", token_file: ./none}`: "none cannot be read: no such file",
 	} {
 		c, err := loadText(t, "hmcs: [{name: a, hosts: [h], userid: u, password: p}]\nsinks: [{name: s, "+sink+"}]",
 			"token", "Bearer abc\n", "env", "${TOKEN}\n", "quoted", "'abc'\n", "hec", "splunk abc\n")

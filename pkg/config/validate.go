@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"net/url"
 	"os"
@@ -503,8 +505,7 @@ func (d *decoder) signingKey(path string, s Secret) {
 	}
 }
 
-// checkURL returns what is wrong with the address of a webhook; "": nothing. It never shows the
-// address.
+// checkURL returns what is wrong with an address, without showing it; "": nothing.
 func checkURL(address URL) string {
 	u, err := url.Parse(address.Expose())
 	if err != nil {
@@ -553,14 +554,15 @@ func (l *Log) check(d *decoder, path string, _ *Sink) {
 		d.errorf(at("output"), "is empty: write stderr, stdout or the path of a file")
 	case OutputStderr, OutputStdout:
 	default:
-		if to := strings.ToLower(given); to == OutputStderr || to == OutputStdout {
-			d.errorf(at("output"), "must be %s: in capital letters it would be a file", to)
-		} else if given[0] == '~' || strings.Contains(given, "$") {
-			d.errorf(at("output"), "must be a path as it is: nothing is put in the place of ~ or $")
+		switch to := strings.ToLower(given); {
+		case to == OutputStderr, to == OutputStdout, given[0] == '~', strings.Contains(given, "$"):
+			d.errorf(at("output"), "must be stderr, stdout, or a path as it is: nothing is put in the place of ~ or $")
 		}
 		l.Output, _ = d.resolve(given)
 		if info, err := os.Stat(l.Output); strings.HasSuffix(given, "/") || err == nil && info.IsDir() {
 			d.errorf(at("output"), "is a directory: name a file in it, such as %s", filepath.Join(given, "events.log"))
+		} else if _, err := os.Stat(filepath.Dir(l.Output)); err != nil {
+			d.warnf(at("output"), "is in a directory that is not there, without which the daemon does not start")
 		}
 		if other, ok := d.logs[l.Output]; ok {
 			d.errorf(at("output"), "is the file of %s as well: two sinks would write into each other's lines", other)
@@ -628,9 +630,8 @@ func (d *decoder) doubtFile(path, shown, text string) {
 	}
 }
 
-// read makes the path of a file absolute and reads it. It returns its contents, and its name
-// for errors. ok is false where there is none, or where it cannot be read, which is reported. It
-// warns of a secret that everybody can read.
+// read makes the path of a file absolute, and returns its contents and its name for errors. ok is
+// false where there is none, or where an error was reported. It warns of a secret all can read.
 func (d *decoder) read(path string, file *string, limit int64, secret bool) (text, shown string, ok bool) {
 	if *file == "" {
 		if d.has(path) {
@@ -638,9 +639,13 @@ func (d *decoder) read(path string, file *string, limit int64, secret bool) (tex
 		}
 		return "", "", false
 	}
-	*file, shown = d.resolve(*file)
+	given := *file
+	*file, shown = d.resolve(given)
 	data, mode, err := readFile(*file, limit)
 	if err != nil {
+		if secret && errors.Is(err, fs.ErrNotExist) && !strings.ContainsAny(given, "/.") {
+			shown = "what it names" // which may be the secret itself
+		}
 		d.errorf(path, "%s %s", shown, err)
 		return "", shown, false
 	}
@@ -667,10 +672,8 @@ func checkLine(text string) string {
 		return "begins with a byte order mark (EF BB BF), which some editors write: save it as UTF-8 without one"
 	case strings.ContainsAny(text, "\r\n"):
 		return "must be a single line"
-	case strings.ContainsFunc(text, unicode.IsControl):
-		return "must not hold control characters"
-	case strings.ContainsFunc(text, func(r rune) bool { return unicode.Is(unicode.Cf, r) }):
-		return "holds a character that nobody can see, such as a zero-width space: type it anew"
+	case strings.ContainsFunc(text, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf) }):
+		return "must not hold control characters, nor others that nobody can see: type it anew"
 	}
 	return ""
 }
