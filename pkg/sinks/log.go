@@ -133,6 +133,11 @@ func (l *logSink) exclusive(ctx context.Context, do func(context.Context) error)
 }
 
 func (l *logSink) write(ctx context.Context, records []event.Record) error {
+	if l.deleted() {
+		if err := l.reopen(); err != nil {
+			return err
+		}
+	}
 	l.rotate(records)
 	defer l.interruptible(ctx)()
 	size, torn := l.size(), l.torn
@@ -262,6 +267,19 @@ func (l *logSink) size() int64 {
 		return -1
 	}
 	return info.Size()
+}
+
+// deleted says that nobody can find what is written: the file has no name any more.
+func (l *logSink) deleted() bool {
+	if l.size() < 0 {
+		return false
+	}
+	info, err := l.file.Stat()
+	if err != nil {
+		return false
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	return ok && s.Nlink == 0
 }
 
 // takeBack cuts the file to the size it had before the last written bytes, unless something else

@@ -588,3 +588,31 @@ func TestLogRotationFails(t *testing.T) {
 	expectFile(t, moved, lines(rs[:2]))
 	expectFile(t, path, lines(rs[2:]))
 }
+
+// What is written to a file that was deleted can be found.
+func TestLogFileDeleted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.log")
+	l, err := New(config.Sink{Name: "l", Log: &config.Log{Output: path}}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	for range 3 {
+		if err := l.Send(t.Context(), records(0, 1)); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil || bytes.Count(data, []byte("\n")) != 1 {
+			t.Errorf("%q, %v", data, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Send(t.Context(), records(0, 1)); err == nil {
+		t.Error("delivered to nowhere")
+	}
+}
