@@ -153,6 +153,25 @@ func TestIDsTakeTheHeadersIn(t *testing.T) {
 	}
 }
 
+// Without an id of the broker two notifications that say the same are two, and a consumer tells them apart.
+func TestNotificationsWithoutID(t *testing.T) {
+	var ids []event.ID
+	for i := range 2 {
+		var n Notification
+		n.Parse(&receiver.Notification{Topic: "u.1", Received: time.Unix(1700000000, int64(i)), Headers: receiver.Headers{
+			{Name: "notification-type", Value: "inventory-change"}, {Name: "object-uri", Value: "/api/partitions/1"}, {Name: "action", Value: "add"},
+		}}, true)
+		id, certain := n.ID("hmc-east")
+		if certain {
+			t.Error("certain")
+		}
+		ids = append(ids, id)
+	}
+	if ids[0] == ids[1] {
+		t.Error("two notifications have one id")
+	}
+}
+
 // A report says what it says: a status that was not told is not named, and the judgement of a status that is over counts no
 // more.
 func TestReportsWithSomeKeysOnly(t *testing.T) {

@@ -164,11 +164,16 @@ func (n *Notification) SequenceNr() (int64, bool) { return n.session, n.sessionG
 // ID identifies the notification by all that it says: what the broker and the HMC number it with,
 // the other headers, and the body. The broker's message id holds the broker's start time and so
 // does not repeat after an HMC restart; the rest is for a broker that is less careful. certain says
-// whether the broker gave it an id at all: without one, two notifications alike are not one.
+// whether the broker gave it an id at all: without one, two notifications alike are not one, and
+// what tells them apart is when they came.
 func (n *Notification) ID(hmc string) (id event.ID, certain bool) {
+	broker := n.messageID
+	if broker == "" {
+		broker = n.Received.UTC().Format(time.RFC3339Nano)
+	}
 	r, buf := &n.Resource, [16]byte{}
 	sums := strconv.AppendUint(append(strconv.AppendUint(buf[:0], uint64(n.bodySum), 16), '/'), n.otherSum, 16)
-	return event.IDOf(hmc, n.Topic, n.messageID, n.timestamp, n.sessionText, n.globalText, string(sums), n.Type,
+	return event.IDOf(hmc, n.Topic, broker, n.timestamp, n.sessionText, n.globalText, string(sums), n.Type,
 		r.Class, r.Name, r.ObjectURI, r.ObjectID, r.ElementURI, r.ElementID, n.action, n.properties, n.job,
 	), n.messageID != ""
 }
