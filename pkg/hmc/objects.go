@@ -37,11 +37,29 @@ func (s *Session) QueryJob(ctx context.Context, uri string) (Job, error) {
 	if !isObject(uri, jobsURI) {
 		return Job{}, fmt.Errorf("query job status: %q is not the URI of a job", uri)
 	}
-	var job Job
+	var answer struct {
+		Status  json.RawMessage `json:"status"`
+		Code    json.RawMessage `json:"job-status-code"`
+		Reason  json.RawMessage `json:"job-reason-code"`
+		Results json.RawMessage `json:"job-results"`
+	}
 	err := s.c.do(ctx, s.call(&call{
-		operation: opQueryJobStatus, method: http.MethodGet, uri: uri, into: &job, pressing: true,
+		operation: opQueryJobStatus, method: http.MethodGet, uri: uri, into: &answer, pressing: true,
 	}))
-	return job, err
+	if err != nil {
+		return Job{}, err
+	}
+	job := Job{StatusCode: code(answer.Code), ReasonCode: code(answer.Reason), Results: answer.Results}
+	_ = json.Unmarshal(answer.Status, &job.Status) // of another type: as if it were absent
+	return job, nil
+}
+
+// code reads a code, in whichever form there is one; nil: none.
+func code(value json.RawMessage) *int {
+	if n, ok := whole(value); ok {
+		return &n
+	}
+	return nil
 }
 
 // HardwareMessage is a hardware message of the console or of a CPC, as a list or Get Hardware

@@ -112,6 +112,15 @@ func TestQueryJob(t *testing.T) {
 	if err != nil || job.Status != "running" || job.StatusCode != nil || job.ReasonCode != nil || job.Results != nil {
 		t.Errorf("%+v, %v", job, err)
 	}
+	// What has another type hides nothing else.
+	job, err = answering(t, 200, `{"status":"complete","job-status-code":"500","job-reason-code":"x","job-results":[1]}`).QueryJob(t.Context(), "/api/jobs/1")
+	if err != nil || job.Status != "complete" || job.StatusCode == nil || *job.StatusCode != 500 || job.ReasonCode != nil || string(job.Results) != "[1]" {
+		t.Errorf("%+v, %v", job, err)
+	}
+	job, err = answering(t, 200, `{"status":7,"job-status-code":409.0}`).QueryJob(t.Context(), "/api/jobs/1")
+	if err != nil || job.Status != "" || job.StatusCode == nil || *job.StatusCode != 409 {
+		t.Errorf("%+v, %v", job, err)
+	}
 	job, err = answering(t, 200, `{"status":"canceled","job-status-code":409,"job-reason-code":0,"job-results":{"message":"x"}}`).QueryJob(t.Context(), "/api/jobs/1")
 	if err != nil || *job.StatusCode != 409 || *job.ReasonCode != 0 || string(job.Results) != `{"message":"x"}` {
 		t.Errorf("%+v, %v", job, err)
