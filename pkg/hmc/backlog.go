@@ -73,7 +73,7 @@ func timesOf(begin, end time.Time) url.Values {
 
 // getList fetches a list that may be long. member is the name of the array, see list.
 func (s *Session) getList(ctx context.Context, operation, uri string, query url.Values, member string) (list, error) {
-	answer := list{member: member}
+	answer := list{member: member, partly: operation == opListHardwareMessages}
 	err := s.c.do(ctx, s.call(&call{
 		operation: operation, method: http.MethodGet, uri: uri, query: query.Encode(), into: &answer, long: true,
 	}))
@@ -89,6 +89,9 @@ type list struct {
 	// whole says that the answer has content, and does not say that a part of it could not be
 	// had.
 	whole bool
+	// partly takes what can be read of an answer with elements that are no objects: it is not
+	// whole then.
+	partly bool
 }
 
 var errTooMany = fmt.Errorf("the answer has more than %d entries", MaxEntries)
@@ -114,6 +117,10 @@ func (l *list) decode(data []byte) error {
 	for _, element := range values(data) {
 		if len(l.elements) == MaxEntries {
 			return errTooMany
+		}
+		if element[0] != '{' && l.partly {
+			l.whole = false
+			continue
 		}
 		if element[0] != '{' {
 			return errors.New("an element of the array is not an object")

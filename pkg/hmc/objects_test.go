@@ -215,6 +215,7 @@ func TestHardwareMessagesOddly(t *testing.T) {
 		{name: "beyond the year 9999", answer: `{"hardware-messages":[{"element-uri":"/api/console/hardware-messages/1","timestamp":253402300800000}]}`, n: 1, complete: true},
 		{name: "the last of the year 9999", answer: `{"hardware-messages":[{"element-uri":"/api/console/hardware-messages/1","timestamp":253402300799999}]}`, n: 1, complete: true},
 		{name: "in seconds", answer: `{"hardware-messages":[{"element-uri":"/api/console/hardware-messages/1","timestamp":1700000000}]}`, n: 1, complete: true},
+		{name: "with others", answer: `{"hardware-messages":[null,5,"x",[],{"element-uri":"/api/console/hardware-messages/1"}]}`, n: 1},
 		{name: "in part", answer: `{"hardware-messages":[{"element-uri":"/api/console/hardware-messages/1"}],"@@implementation-errors":["x"]}`, n: 1},
 		{name: "no content", answer: ""},
 		{name: "no JSON", answer: "<html>", wrong: true},
