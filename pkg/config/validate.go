@@ -672,8 +672,8 @@ func checkLine(text string) string {
 		return "begins with a byte order mark (EF BB BF), which some editors write: save it as UTF-8 without one"
 	case strings.ContainsAny(text, "\r\n"):
 		return "must be a single line"
-	case strings.ContainsFunc(text, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Cf) }):
-		return "must not hold control characters, nor others that nobody can see: type it anew"
+	case strings.ContainsFunc(text, unicode.IsControl):
+		return "must not hold control characters"
 	}
 	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	runes "unicode"
 )
 
 // placeholder is what a shell, a template engine or a tool that encrypts files would have put
@@ -27,6 +28,8 @@ func Doubt(text string) string {
 	switch {
 	case text != strings.TrimSpace(text):
 		return "begins or ends with a blank, which is taken as a part of it: remove it if it is none"
+	case strings.ContainsFunc(text, func(r rune) bool { return runes.Is(runes.Cf, r) }):
+		return "holds a character that nobody can see, such as a zero-width space: type it anew if that is not meant"
 	case len(text) > 2 && text[0] == text[len(text)-1] && strings.ContainsRune("\"'`", rune(text[0])):
 		return "stands in quotes, which are taken as a part of it: remove them if they are none"
 	}
