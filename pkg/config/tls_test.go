@@ -235,7 +235,7 @@ func TestExplainCandidates(t *testing.T) {
 		want       string
 	}{
 		"SHA-1":           {ca, of(func(o *certOptions) { o.algorithm = x509.ECDSAWithSHA1 }), "but is signed with ECDSA-SHA1, which nobody accepts any more: have a certificate made for the HMC that is signed with SHA-256 or better"},
-		"later authority": {ca, of(func(o *certOptions) { o.ca = later }), "but was not signed by that one: there is another authority of the same name"},
+		"later authority": {ca, of(func(o *certOptions) { o.ca = later }), ""},
 		"no authority":    {none, of(func(o *certOptions) { o.ca = none }), "but that certificate is not of an authority"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -246,6 +246,9 @@ func TestExplainCandidates(t *testing.T) {
 			trust := TLS{CAFile: file}
 			err := handshake(t, serverConfig(tc.server), trust, "hmc1")
 			want := "the certificate of hmc1 leads to Example CA, which is in tls.ca_file (" + file + "), " + tc.want
+			if tc.want == "" {
+				want = "the certificate of hmc1 is signed by an unknown authority (Example CA) and not by the one of that name in tls.ca_file (" + file + "), which may be an earlier one: put the HMC's CA certificate into that file"
+			}
 			if got := trust.Explain(err); !strings.HasPrefix(got, want) {
 				t.Errorf("%v\n got %q\nwant %q", err, got, want)
 			}

@@ -129,7 +129,8 @@ func leafOf(err error) *x509.Certificate {
 var candidate = regexp.MustCompile(
 	`possibly because of "(.*)" while trying to verify candidate authority certificate "(.*)"`)
 
-// whyNot says why such a certificate does not count, by what crypto/x509 says.
+// whyNot says why such a certificate does not count, by what crypto/x509 says; "": it is another
+// authority's.
 func whyNot(problem, peer string) string {
 	switch {
 	case strings.Contains(problem, "insecure algorithm"):
@@ -140,8 +141,7 @@ func whyNot(problem, peer string) string {
 		return "that certificate is not of an authority (basic constraints, key usage), and may not sign others: " +
 			"have the authority's made anew"
 	}
-	return "was not signed by that one: there is another authority of the same name, such as a later one: " +
-		"put the certificate of the one that signs now into that file"
+	return ""
 }
 
 func (s Settings) explainUnknown(unknown x509.UnknownAuthorityError, leaf *x509.Certificate, key, peer string) string {
@@ -160,8 +160,12 @@ func (s Settings) explainUnknown(unknown x509.UnknownAuthorityError, leaf *x509.
 		not += fmt.Sprintf(" in %s.ca_file (%s)", key, s.CAFile)
 	}
 	if found := candidate.FindStringSubmatch(unknown.Error()); found != nil && s.CAFile != "" && !selfSigned {
-		return fmt.Sprintf("the certificate of %s leads to %s, which is in %s.ca_file (%s), but %s",
-			Subject(leaf), found[2], key, s.CAFile, whyNot(found[1], peer))
+		if problem := whyNot(found[1], peer); problem != "" {
+			return fmt.Sprintf("the certificate of %s leads to %s, which is in %s.ca_file (%s), but %s",
+				Subject(leaf), found[2], key, s.CAFile, problem)
+		}
+		not = fmt.Sprintf(" and not by the one of that name in %s.ca_file (%s), which may be an earlier one",
+			key, s.CAFile)
 	}
 	if selfSigned {
 		return fmt.Sprintf("the certificate of %s is self-signed (SHA-256 fingerprint %X)%s: "+
