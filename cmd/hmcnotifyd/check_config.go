@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -126,11 +124,7 @@ func (e *environment) printRoutes(cfg *config.Config) error {
 		in, name = f, e.checkEvent
 	}
 	var ev event.Event
-	text := bufio.NewReader(io.LimitReader(in, maxEventFile))
-	if mark, _ := text.Peek(len("\ufeff")); string(mark) == "\ufeff" {
-		_, _ = text.Discard(len(mark))
-	}
-	d := json.NewDecoder(text)
+	d := check.EventDecoder(io.LimitReader(in, maxEventFile))
 	if err := d.Decode(&ev); err != nil {
 		return fmt.Errorf("--event: %s %s", name, check.EventMistake(err))
 	}

@@ -203,7 +203,7 @@ func (x *examiner) event(given any) (*event.Event, error) {
 		return nil, errors.New("event must be an event, or the name of a file with one as JSON")
 	}
 	e := new(event.Event)
-	d := json.NewDecoder(bytes.NewReader(bytes.TrimPrefix(data, []byte(utf8Mark))))
+	d := EventDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(e); err != nil {
 		return nil, fmt.Errorf("event: %s", EventMistake(err))

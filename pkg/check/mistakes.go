@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -46,6 +47,15 @@ func kindOf(goType string) string {
 		return "a text"
 	}
 	return "keys with their values"
+}
+
+// EventDecoder reads an event as JSON, behind such a mark where there is one.
+func EventDecoder(r io.Reader) *json.Decoder {
+	text := bufio.NewReader(r)
+	if mark, _ := text.Peek(len(utf8Mark)); string(mark) == utf8Mark {
+		_, _ = text.Discard(len(mark))
+	}
+	return json.NewDecoder(text)
 }
 
 // EventMistake says why something could not be read as the JSON of an event.

@@ -554,8 +554,8 @@ func (l *Log) check(d *decoder, path string, _ *Sink) {
 		d.errorf(at("output"), "is empty: write stderr, stdout or the path of a file")
 	case OutputStderr, OutputStdout:
 	default:
-		switch to := strings.ToLower(given); {
-		case to == OutputStderr, to == OutputStdout, given[0] == '~', strings.Contains(given, "$"):
+		if to := strings.ToLower(given); to == OutputStderr || to == OutputStdout || given[0] == '~' ||
+			strings.Contains(given, "$") {
 			d.errorf(at("output"), "must be stderr, stdout, or a path as it is: nothing is put in the place of ~ or $")
 		}
 		l.Output, _ = d.resolve(given)

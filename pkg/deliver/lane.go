@@ -267,5 +267,5 @@ func (l *lane) delivered(items []item, now time.Time, err error) {
 		}
 	}
 	l.metrics.delivered.AddN(stored)
-	l.metrics.lastSuccess.Set(float64(now.UnixMilli()) / 1000)
+	l.metrics.lastSuccess.Set(status.UnixSeconds(now))
 }

@@ -33,7 +33,8 @@ func (s *Session) ListOSMessages(ctx context.Context, objectURI string, begin in
 	if begin >= 0 {
 		query.Set("begin-sequence-number", strconv.FormatInt(begin, 10))
 	}
-	answer, err := s.getList(ctx, opListOSMessages, objectURI+"/operations/list-os-messages", query, "os-messages")
+	uri := objectURI + "/operations/list-os-messages"
+	answer, err := s.getList(ctx, opListOSMessages, uri, query, list{member: "os-messages"})
 	return answer.elements, err
 }
 
@@ -55,7 +56,7 @@ func (s *Session) GetSecurityLog(ctx context.Context, begin, end time.Time) ([][
 }
 
 func (s *Session) getLog(ctx context.Context, operation string, begin, end time.Time) ([][]byte, error) {
-	answer, err := s.getList(ctx, operation, "/api/console/operations/"+operation, timesOf(begin, end), "")
+	answer, err := s.getList(ctx, operation, "/api/console/operations/"+operation, timesOf(begin, end), list{})
 	return answer.elements, err
 }
 
@@ -71,9 +72,8 @@ func timesOf(begin, end time.Time) url.Values {
 	return query
 }
 
-// getList fetches a list that may be long. member is the name of the array, see list.
-func (s *Session) getList(ctx context.Context, operation, uri string, query url.Values, member string) (list, error) {
-	answer := list{member: member, partly: operation == opListHardwareMessages}
+// getList fetches a list that may be long, of which answer says what it is.
+func (s *Session) getList(ctx context.Context, operation, uri string, query url.Values, answer list) (list, error) {
 	err := s.c.do(ctx, s.call(&call{
 		operation: operation, method: http.MethodGet, uri: uri, query: query.Encode(), into: &answer, long: true,
 	}))
@@ -118,14 +118,14 @@ func (l *list) decode(data []byte) error {
 		if len(l.elements) == MaxEntries {
 			return errTooMany
 		}
-		if element[0] != '{' && l.partly {
+		switch {
+		case element[0] == '{':
+			l.elements = append(l.elements, element)
+		case l.partly:
 			l.whole = false
-			continue
-		}
-		if element[0] != '{' {
+		default:
 			return errors.New("an element of the array is not an object")
 		}
-		l.elements = append(l.elements, element)
 	}
 	return nil
 }

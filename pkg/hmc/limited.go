@@ -108,13 +108,11 @@ func (l *limited[T]) readItems(d *json.Decoder) error {
 			return err
 		}
 		var item T
-		if err := json.Unmarshal(raw, &item); err != nil {
-			if item, err = withoutOdd[T](raw, err); err != nil {
-				l.odd++
-				continue
-			}
+		err := json.Unmarshal(raw, &item)
+		if err != nil {
+			item, err = withoutOdd[T](raw, err)
 		}
-		if l.usable != nil && !l.usable(&item) {
+		if err != nil || l.usable != nil && !l.usable(&item) {
 			l.odd++
 			continue
 		}

@@ -102,7 +102,8 @@ func (s *Session) ListHardwareMessages(
 			"list hardware messages: %q is not the URI of the console or of a CPC", parentURI)
 	}
 	const member = "hardware-messages"
-	answer, err := s.getList(ctx, opListHardwareMessages, parentURI+"/"+member, timesOf(begin, time.Time{}), member)
+	answer, err := s.getList(ctx, opListHardwareMessages, parentURI+"/"+member, timesOf(begin, time.Time{}),
+		list{member: member, partly: true})
 	if err != nil {
 		return nil, false, err
 	}

@@ -257,6 +257,7 @@ func (s *Session) ListHeldMessages(ctx context.Context, objectURI string, filter
 	if filtered && isObject(objectURI, logicalPartitionsURI) {
 		query.Set("is-held", "true")
 	}
-	answer, err := s.getList(ctx, opListOSMessages, objectURI+"/operations/list-os-messages", query, "os-messages")
+	uri := objectURI + "/operations/list-os-messages"
+	answer, err := s.getList(ctx, opListOSMessages, uri, query, list{member: "os-messages"})
 	return answer.elements, err
 }

@@ -24,11 +24,13 @@ func toJournal(w io.Writer) bool {
 	return err == nil && uint64(s.Dev) == dev && s.Ino == ino
 }
 
+const priorityError = "<3>"
+
 // ErrorPriority is what a line begins with that says to w why the program ends: "" where that is
 // not the journal.
 func ErrorPriority(w io.Writer) string {
 	if toJournal(w) {
-		return "<3>"
+		return priorityError
 	}
 	return ""
 }
@@ -54,7 +56,7 @@ func (e journalEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field)
 	case entry.Level >= zapcore.DPanicLevel:
 		priority = "<2>" // critical
 	case entry.Level == zapcore.ErrorLevel:
-		priority = "<3>"
+		priority = priorityError
 	case entry.Level == zapcore.WarnLevel:
 		priority = "<4>"
 	case entry.Level == zapcore.DebugLevel:

@@ -259,23 +259,28 @@ func withoutPath(err error) error {
 // size returns the size of the file, or -1 where the output is not a file of the sink's own that
 // can be cut.
 func (l *logSink) size() int64 {
+	if info := l.stat(); info != nil {
+		return info.Size()
+	}
+	return -1
+}
+
+// stat is of such a file; nil: the output is none.
+func (l *logSink) stat() fs.FileInfo {
 	if l.file == nil {
-		return -1
+		return nil
 	}
 	info, err := l.file.Stat()
 	if err != nil || !info.Mode().IsRegular() {
-		return -1
+		return nil
 	}
-	return info.Size()
+	return info
 }
 
 // deleted says that nobody can find what is written: the file has no name any more.
 func (l *logSink) deleted() bool {
-	if l.size() < 0 {
-		return false
-	}
-	info, err := l.file.Stat()
-	if err != nil {
+	info := l.stat()
+	if info == nil {
 		return false
 	}
 	s, ok := info.Sys().(*syscall.Stat_t)
